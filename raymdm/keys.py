@@ -33,21 +33,21 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def uniforms(seed: int, purpose: str, step: int, index: np.ndarray, n: int, draw: int = 0) -> np.ndarray:
+def uniforms(
+    seed: int, purpose: str, step: int | np.ndarray, index: np.ndarray, n: int, draw: int | np.ndarray = 0
+) -> np.ndarray:
     """Uniform numbers in the open interval (0, 1), float64 of shape (R, n), one row for each entry of `index` (R,).
 
-    `step` and `index` must fit in 32 bits; `draw` tells apart several draws of one purpose for one row.
-    Entry [r, j] depends on (seed, purpose, step, index[r], draw, j) and on nothing else, `n` included.
+    `step` and `draw` are one number or (R,); `draw` tells apart several draws of one purpose for one row. They and
+    `index` must fit in 32 bits. Entry [r, j] depends on (seed, purpose, step[r], index[r], draw[r], j) and on nothing
+    else, `n` included.
     """
     derived = derive_seed(seed, purpose)
-    index = np.asarray(index, dtype=np.uint64)
     blocks = -(-n // 4)
-    shape = (len(index), blocks)
-    counter = np.empty((4, *shape), dtype=np.uint64)
+    rows = np.stack([np.broadcast_to(np.asarray(x, dtype=np.uint64), (len(index),)) for x in (index, step, draw)])
+    counter = np.empty((4, len(index), blocks), dtype=np.uint64)
     counter[0] = np.arange(blocks, dtype=np.uint64)
-    counter[1] = index[:, None]
-    counter[2] = np.uint64(step)
-    counter[3] = np.uint64(draw)
+    counter[1:] = rows[:, :, None]
     words = philox4x32(counter, (derived & 0xFFFFFFFF, derived >> 32))
     flat = np.moveaxis(words, 0, -1).reshape(len(index), blocks * 4)[:, :n]
     return (flat.astype(np.float64) + 0.5) / 2.0**32

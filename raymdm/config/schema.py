@@ -6,8 +6,16 @@
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
-from pydantic import model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from raymdm.config.methods import METHODS, MethodSpec
 
@@ -15,13 +23,16 @@ __all__ = ["METHODS", "MethodSpec", "Recipe"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    # strict: `yes` is not 1.0 and "5" is not 5; a whole number is still taken where a fraction may stand
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 def _known_method(name: str) -> str:
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise ValueError(f"unknown method {name!r}{hint} Known methods: {', '.join(METHODS)}")
     return name
 
@@ -53,7 +64,7 @@ class DataConfig(Section):
     task: Literal["gsm8k", "sorting", "reasoning_gym", "sft"]
     """What a row means and how an answer is scored. `sft`: rows as they are, exact match of the whole response."""
     path: str | None = None
-    """A folder with train/test files (.jsonl or .parquet), one file, or a `datasets` name. Generated tasks need none."""
+    """A folder with train/test files (.jsonl, .parquet), one file, or a `datasets` name. Generated tasks need none."""
     subset: str | None = None
     """Configuration of a `datasets` name, such as `main`."""
     train_split: str = "train"
@@ -84,7 +95,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _path_given(self) -> "DataConfig":
         if self.task in ("gsm8k", "sft") and not self.path:
-            raise ValueError(f"data.path is needed for task {self.task!r}: a folder, a file or a datasets name")
+            raise ValueError(f"`path` is needed for task {self.task!r}: a folder, a file or a datasets name")
         return self
 
 
@@ -123,12 +134,14 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _source_given(self) -> "ModelConfig":
         if self.kind == "pretrained" and not self.path:
-            raise ValueError("model.path is needed for kind 'pretrained': a transformers name or a folder")
+            raise ValueError("`path` is needed for kind 'pretrained': a transformers name or a folder")
         if self.kind == "tiny":
             if self.tokenizer.kind == "pretrained" and not self.tokenizer.path:
-                raise ValueError("model.tokenizer: kind 'tiny' has no tokenizer of its own; set kind 'chars' or 'bpe'")
+                raise ValueError(
+                    "`tokenizer`: a 'tiny' model has no tokenizer of its own; set its kind to 'chars' or 'bpe'"
+                )
             if self.hidden_size % (2 * self.num_heads):
-                raise ValueError("model.hidden_size must be an even multiple of model.num_heads (rotary embedding)")
+                raise ValueError("`hidden_size` must be an even multiple of `num_heads` (rotary embedding)")
         return self
 
 
@@ -211,12 +224,12 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _blocks_fit(self) -> "EvaluateConfig":
         if self.generation_length % self.block_length:
-            raise ValueError("evaluate.generation_length must be a multiple of evaluate.block_length")
+            raise ValueError("`generation_length` must be a multiple of `block_length`")
         blocks = self.generation_length // self.block_length
         if self.steps % blocks:
-            raise ValueError(f"evaluate.steps must be a multiple of the number of blocks ({blocks})")
+            raise ValueError(f"`steps` must be a multiple of the number of blocks ({blocks})")
         if self.steps > self.generation_length:
-            raise ValueError("evaluate.steps must not exceed evaluate.generation_length: a step unmasks a token or more")
+            raise ValueError("`steps` must not exceed `generation_length`: a step unmasks a token or more")
         return self
 
 

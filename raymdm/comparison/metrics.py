@@ -1,0 +1,118 @@
+"""What a run reports: each number with its unit, how it was obtained and how it is written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def decimals(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def significant(value: float) -> str:
+    """Three digits, trailing zeros kept."""
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def duration(value: float) -> str:
+    """Seconds as text: `42.0 s`, `3 min 07 s`, `2 h 05 min`."""
+    if value < 59.95:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run and how to read it."""
+
+    key: str
+    """Name in result.json and results.csv."""
+    label: str
+    unit: str
+    """The unit as written; accuracy is stored as a share and written in percent."""
+    higher_is_better: bool | None
+    """None where neither end is better."""
+    write: Callable[[float], str]
+    how: str
+    """How it was obtained."""
+
+    def write_signed(self, value: float) -> str:
+        """The number with its sign in front; one that rounds to zero has none."""
+        text = self.write(value).removeprefix("-")
+        if not text.strip("0.,"):
+            return text
+        return ("-" if value < 0 else "+") + text
+
+
+METRICS: dict[str, Metric] = {
+    metric.key: metric
+    for metric in (
+        Metric(
+            "accuracy",
+            "Accuracy",
+            "%",
+            True,
+            percent,
+            "Share of the test examples whose answer, read from what the best checkpoint generated, is the reference.",
+        ),
+        Metric(
+            "val_nll",
+            "Validation NLL",
+            "nats/token",
+            False,
+            decimals,
+            "Loss on the validation split at the best step, with the same fixed draws of rate and mask for every "
+            "method. An upper bound of the negative log-likelihood for a masked diffusion model, exact for arm.",
+        ),
+        Metric(
+            "loss_variance",
+            "Loss variance",
+            "(nats/token)²",
+            False,
+            significant,
+            "The paper's online proxy (its A.7.2): mean of w l² less the squared mean of w l, with w = 1/p(t), over "
+            "the sequences of a logged window, averaged over the run's windows. The weights take the choice of p(t) "
+            "out: it estimates the variance under uniform rates whatever density drew them.",
+        ),
+        Metric(
+            "backprop_variance",
+            "Back-propagated variance",
+            "(nats/token)²",
+            False,
+            significant,
+            "Sample variance over sequences of the weighted loss w l, which is what is back-propagated, averaged over "
+            "the run's logged windows. This one shows the effect of p(t).",
+        ),
+        Metric(
+            "grad_norm",
+            "Gradient norm",
+            "",
+            None,
+            significant,
+            "Global norm of the gradient, averaged over the run's logged windows.",
+        ),
+        Metric("train_seconds", "Train time", "", False, duration, "Wall time of training."),
+        Metric("evaluate_seconds", "Evaluation time", "", False, duration, "Wall time of generating and scoring."),
+        Metric("wall_seconds", "Run time", "", False, duration, "Wall time of the whole run."),
+        Metric(
+            "model_rows",
+            "Model rows",
+            "rows",
+            False,
+            whole,
+            "Rows sent through the model in training: the compute. A mirrored method sends two for each sequence.",
+        ),
+        Metric("steps", "Steps", "steps", None, whole, "Optimiser steps until the run ended or stopped early."),
+        Metric(
+            "best_step", "Best step", "steps", None, whole, "Step of the lowest validation NLL, whose model is scored."
+        ),
+    )
+}

@@ -1,0 +1,56 @@
+"""Text from an autoregressive model, and text from token ids.
+
+Shape legend: B prompts, P tokens of the longest prompt.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from raymdm.generation.padding import Prompts, left_pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@torch.inference_mode()
+def generate_arm(
+    model: "PreTrainedModel", prompts: Prompts, *, eos_id: int, pad_id: int, max_new_tokens: int
+) -> Tensor:
+    """The most probable next token, again and again: (B, at most max_new_tokens) long, on the model's device.
+
+    Each row ends with `eos_id`, then `pad_id`, or at the limit. The generation settings that a model repository
+    ships (repetition penalty, sampling) are not used.
+
+    Args:
+        model: causal, in evaluation mode, as `raymdm.models.load` returns it.
+        prompts: B arrays of one token id or more; lengths may differ.
+        eos_id: ends a row.
+        pad_id: fills short prompts on the left, unseen by the model, and finished rows on the right.
+        max_new_tokens: longest generation (tokens).
+    """
+    from transformers import GenerationConfig
+
+    if model.training:
+        raise ValueError("generation needs model.eval()")
+    input_ids, real = left_pad(prompts, pad_id, model.device)
+    greedy = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=eos_id, pad_token_id=pad_id
+    )
+    # transformers fills what is not set here from the model's own settings, so these are put aside.
+    own, model.generation_config = model.generation_config, greedy
+    try:
+        output = cast(Any, model).generate(input_ids, attention_mask=real, use_cache=True)
+    finally:
+        model.generation_config = own
+    return cast(Tensor, output)[:, input_ids.shape[1] :]
+
+
+def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int] | Tensor, eos_id: int) -> tuple[str, int]:
+    """A generation's text, and its length in tokens, both up to the first `eos_id` (left out); `ids` is one row."""
+    row = [int(token) for token in ids]
+    if eos_id in row:
+        row = row[: row.index(eos_id)]
+    return cast(str, tokenizer.decode(row, skip_special_tokens=True)), len(row)

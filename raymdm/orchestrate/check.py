@@ -1,0 +1,38 @@
+"""Everything about a recipe that can be known without training."""
+
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from raymdm.config.schema import Recipe
+from raymdm.data.prepare import check_source
+from raymdm.errors import UserError
+from raymdm.orchestrate import cluster
+
+
+def check(recipe: Recipe) -> Iterator[str]:
+    """Lines that say what was checked; raises UserError at the first part that can't work."""
+    with cluster.connected() if "RAY_ADDRESS" in os.environ else nullcontext():
+        have = cluster.capacity()
+        at_once = cluster.slots(recipe, have)
+    runs = len(recipe.sweep.methods) * len(recipe.sweep.seeds)
+    yield (
+        f"resources: {runs} runs, {at_once} at once, each {recipe.train.num_workers} workers of "
+        f"{recipe.train.cpus_per_worker:g} CPUs and {recipe.train.gpus_per_worker:g} GPUs; {have.source} holds "
+        f"{have.cpus:g} CPUs and {have.gpus:g} GPUs"
+    )
+    for model in (recipe.model, *([recipe.arm_model] if recipe.arm_model else [])):
+        check_source(recipe.data, model)
+        yield f"data and tokenizer: task {recipe.data.task}, {recipe.data.path or 'generated'}, {model.tokenizer.kind}"
+    writable(Path(recipe.output))
+    yield f"output: {Path(recipe.output).absolute()}"
+
+
+def writable(output: Path) -> None:
+    """Raise UserError unless results can be written to `output`, which need not exist yet."""
+    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(
+            f"output: cannot write to {output} ({existing} is not writable): choose another with output=DIR"
+        )

@@ -1,0 +1,42 @@
+"""Single stages run by hand: calibrate a recipe, score a model."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from raymdm.config.schema import METHODS, Recipe
+from raymdm.errors import UserError
+from raymdm.orchestrate import cluster
+from raymdm.orchestrate.calibrate import calibrate
+from raymdm.orchestrate.evaluate import evaluate
+from raymdm.orchestrate.sweep import prepare_data
+
+
+def calibrate_recipe(recipe: Recipe, output: Path | None, console: Console) -> list[Path]:
+    """Calibrate every masking that the recipe's methods need; returns the `density.json` files.
+
+    Raises UserError when no method of the recipe has a calibrated density.
+    """
+    names = [*recipe.sweep.methods, recipe.method]
+    masks = sorted({METHODS[name].mask_name for name in names if METHODS[name].density == "calibrated"})
+    if not masks:
+        raise UserError(
+            f"sweep.methods: none of {', '.join(dict.fromkeys(names))} has a calibrated density: add p_pots"
+        )
+    target = output or Path(recipe.output) / f"{recipe.name}-calibrations"
+    with cluster.connected():
+        cluster.slots(recipe, cluster.capacity())
+        return list(calibrate(recipe, masks, prepare_data(recipe, console)["mdm"], target.absolute()).values())
+
+
+def evaluate_model(recipe: Recipe, model: Path, output: Path, console: Console) -> float:
+    """Score a model folder, trained with the recipe's `method`, on the test split; returns the mean score.
+
+    Raises UserError when the folder has no model.safetensors.
+    """
+    if not (model / "model.safetensors").exists():
+        raise UserError(f"--model: {model} holds no model.safetensors: give the `model` folder of a run")
+    with cluster.connected():
+        cluster.slots(recipe, cluster.capacity())
+        data = prepare_data(recipe, console)[METHODS[recipe.method].family]
+        return evaluate(recipe, recipe.method, model.absolute(), data, output.absolute())

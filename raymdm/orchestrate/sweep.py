@@ -1,0 +1,205 @@
+"""The grid of methods and seeds: data, calibration, then Tune over Train."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from rich.console import Console
+
+from raymdm.config.load import config_hash
+from raymdm.config.schema import METHODS, Recipe
+from raymdm.data import loading
+from raymdm.data.prepare import prepare
+from raymdm.orchestrate import cluster
+from raymdm.orchestrate.calibrate import calibrate
+from raymdm.orchestrate.folder import SweepFolder, create, latest_unfinished, trial_name, write_json
+from raymdm.orchestrate.progress import Progress
+from raymdm.orchestrate.trial import run_trial
+from raymdm.tracking.jsonl import JsonlTracker
+from raymdm.tracking.mlflow_connection import connect, sqlite_uri, without_password
+from raymdm.tracking.mlflow_tracker import MlflowTracker
+from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker
+
+Cell = tuple[str, int]
+
+
+def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
+    """Run the recipe's grid to its end; what happened is in the folder's sweep.json.
+
+    With `resume`, the latest unfinished sweep of the recipe goes on: what is done is not done again. Raises UserError
+    for what a user can mend, before anything is trained.
+    """
+    started = time.monotonic()
+    with cluster.connected():
+        slots = cluster.slots(recipe, cluster.capacity())
+        folder = latest_unfinished(recipe) if resume else create(recipe)
+        folder.update(status="running", slots=slots)
+        console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
+        try:
+            _run(recipe, folder, slots, console)
+        finally:
+            state = folder.state()
+            status = "interrupted" if state["status"] == "running" else state["status"]
+            folder.update(status=status, wall_seconds=state["wall_seconds"] + time.monotonic() - started)
+    return folder
+
+
+def _run(recipe: Recipe, folder: SweepFolder, slots: int, console: Console) -> None:
+    tracker = open_tracker(recipe, folder)
+    data = prepare_data(recipe, console)
+    methods, cells = recipe.sweep.methods, grid(recipe)
+    masks = sorted({METHODS[name].mask_name for name in methods if METHODS[name].density == "calibrated"})
+    if masks:
+        console.print(f"calibrating p(t) for {', '.join(masks)}", highlight=False)
+        calibrate(recipe, masks, data["mdm"], folder.calibrations)
+    waiting = [cell for cell in cells if not finished(folder, cell)]
+    if len(waiting) < len(cells):
+        console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
+    if waiting:
+        run_cells(recipe, folder, waiting, data, slots, tracker, console)
+    failed = [cell for cell in cells if not finished(folder, cell)]
+    errors = [cell for cell in failed if (folder.trial(*cell) / "result.json").exists()]
+    status: SweepStatus = "finished" if not failed else "failed" if errors == failed else "interrupted"
+    tracker.close(status)
+    folder.update(status=status)
+
+
+def grid(recipe: Recipe) -> list[Cell]:
+    """The cells, seed by seed, so that a comparison is possible as early as can be."""
+    return [(method, seed) for seed in recipe.sweep.seeds for method in recipe.sweep.methods]
+
+
+def finished(folder: SweepFolder, cell: Cell) -> bool:
+    """Whether a cell has its result."""
+    path = folder.trial(*cell) / "result.json"
+    return path.exists() and json.loads(path.read_text())["status"] == "finished"
+
+
+def prepare_data(recipe: Recipe, console: Console) -> dict[str, Path]:
+    """Tokenise once for each model family of the grid; returns family -> prepared folder."""
+    cache = Path(recipe.output).absolute() / "cache" / "data"
+    data = {family: prepare(recipe.data, model, cache) for family, model in _models(recipe).items()}
+    for path in dict.fromkeys(data.values()):
+        meta = loading.meta(path)
+        console.print(f"data: {path} {json.dumps(meta['counts'])}", highlight=False, soft_wrap=True)
+    return data
+
+
+def _models(recipe: Recipe) -> dict[str, Any]:
+    return {"mdm": recipe.model, "arm": recipe.arm_model or recipe.model}
+
+
+def open_tracker(recipe: Recipe, folder: SweepFolder) -> Tracker:
+    """JSON lines and, unless switched off, MLflow, which must answer before anything is trained."""
+    trackers: list[Tracker] = [JsonlTracker(folder.path / "trials")]
+    if recipe.tracking.mlflow:
+        output = Path(recipe.output).absolute()
+        uri = recipe.tracking.uri or sqlite_uri(output / "mlflow.db")
+        state = folder.state()
+        connection = connect(uri, state["experiment"], output / "mlflow-artifacts")
+        folder.update(mlflow_uri=without_password(uri, uri))
+        tags = {"config_hash": config_hash(recipe), "git_commit": state["git_commit"] or "", "task": recipe.data.task}
+        trackers.append(MlflowTracker(connection, folder.path.name, recipe.model_dump(mode="json"), tags))
+    return FanOut(trackers)
+
+
+@dataclass
+class _Observer(tune.Callback):
+    """Passes on what Tune hears from the runs: to the tracker, to the screen, and errors into result.json."""
+
+    recipe: Recipe
+    folder: SweepFolder
+    tracker: Tracker
+    progress: Progress
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return tune.Callback, ()  # Tune saves its callbacks; this one belongs to the process
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        name = _name(trial)
+        method, seed = trial.config["cell"]
+        (self.folder.trial(method, seed) / "result.json").unlink(missing_ok=True)  # an earlier failure
+        tags = {"method": method, "seed": str(seed), "task": self.recipe.data.task}
+        self.tracker.start(name, params(self.recipe, method, seed), tags)
+        self.progress.started(name)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "phase" in result:
+            self.tracker.log(_name(trial), result["records"])
+            self.progress.result(_name(trial), result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        path = self.folder.trial(*trial.config["cell"])
+        if not (path / "result.json").exists():
+            return  # stopped from outside
+        metrics = json.loads((path / "result.json").read_text())["metrics"]
+        self.tracker.log_summary(_name(trial), metrics)
+        method = METHODS[trial.config["cell"][0]]
+        density = self.folder.calibrations / method.mask_name
+        files = [path / "scores.parquet", self.folder.path / "recipe.yaml"]
+        if method.density == "calibrated":
+            files += [density / "density.json", density / "density.png"]
+        self.tracker.artifacts(_name(trial), [file for file in files if file.exists()])
+        self.tracker.finish(_name(trial), "finished", None)
+        self.progress.ended(_name(trial), "finished")
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        method, seed = trial.config["cell"]
+        error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+        failure = {"task": self.recipe.data.task, "model": self.recipe.model_for(method).path or "tiny",
+                   "method": method, "seed": seed, "status": "failed", "error": error, "metrics": {}}  # fmt: skip
+        write_json(self.folder.trial(method, seed) / "result.json", failure)
+        self.tracker.finish(_name(trial), "failed", error)
+        self.progress.ended(_name(trial), "failed")
+
+
+def _name(trial: Trial) -> str:
+    return trial_name(*trial.config["cell"])
+
+
+def params(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
+    """A run's parameters for MLflow: the resolved recipe with this run's method and seed, and the method's parts."""
+    resolved = recipe.model_copy(update={"method": method, "seed": seed}).model_dump(mode="json", exclude={"sweep"})
+    return resolved | {"method_parts": METHODS[method]._asdict()}
+
+
+def run_cells(
+    recipe: Recipe,
+    folder: SweepFolder,
+    cells: Sequence[Cell],
+    data: dict[str, Path],
+    slots: int,
+    tracker: Tracker,
+    console: Console,
+) -> None:
+    """Tune over the cells; returns when all have ended or the user interrupts."""
+    progress = Progress([trial_name(*cell) for cell in cells], slots, console)
+    observer = _Observer(recipe, folder, tracker, progress)
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, {"CPU": cluster.DRIVER_CPUS}),
+        param_space={
+            "sweep": str(folder.path),
+            "data": {family: str(path) for family, path in data.items()},
+            "cell": tune.grid_search([list(cell) for cell in cells]),
+        },
+        tune_config=tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=f"tune-{time.time_ns()}",
+            storage_path=str(folder.path / "tune"),
+            failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
+            callbacks=[observer],
+            verbose=0,
+        ),
+    )
+    progress.start()
+    try:
+        tuner.fit()
+    finally:
+        progress.stop()

@@ -1,0 +1,66 @@
+"""One run on Ray Train: the workers' loop and the trainer around it."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
+
+from raymdm.training.loop import Job, Worker, train
+
+
+def worker_loop(config: dict[str, Any]) -> None:
+    """What every Ray Train worker runs: the training loop, with Ray behind its reports and its data parallelism."""
+    job: Job = config["job"]
+    torch.set_num_threads(max(1, int(job.recipe.train.cpus_per_worker)))
+    context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            job,
+            Worker(
+                report=_report,
+                rank=context.get_world_rank(),
+                world_size=context.get_world_size(),
+                device=get_device(),
+                wrap=prepare_model,
+                resume=Path(last.to_directory(folder)) if last else None,
+            ),
+        )
+
+
+def _report(metrics: dict[str, Any], folder: Path | None) -> None:
+    ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if folder else None)
+
+
+def run_training(job: Job, name: str, storage: Path, callbacks: list[UserCallback]) -> Checkpoint:
+    """Train one run to its end; returns its last checkpoint, which holds the best model in `best/`.
+
+    `name` under `storage` is the resume key: a run of that name goes on from its last checkpoint.
+    """
+    settings = job.recipe.train
+    resources = {"CPU": settings.cpus_per_worker}
+    if settings.gpus_per_worker:
+        resources["GPU"] = settings.gpus_per_worker
+    result = TorchTrainer(
+        worker_loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=settings.num_workers,
+            use_gpu=settings.gpus_per_worker > 0,
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage.absolute()),
+            callbacks=callbacks,
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    ).fit()
+    assert result.checkpoint is not None
+    return result.checkpoint

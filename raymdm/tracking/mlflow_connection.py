@@ -1,0 +1,202 @@
+"""Reaching an MLflow store before training starts: SQLite is made ready, a server is waited for, a little.
+
+MLflow is imported when it is used, so that nothing else waits for it.
+"""
+
+import logging
+import os
+import shlex
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
+
+from raymdm.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+_SQLITE = "sqlite:///"
+_UNAVAILABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
+"""MLflow's codes for a server that is down or starting; its code for "no connection" is INTERNAL_ERROR."""
+
+
+class Connection(NamedTuple):
+    """A store that has answered, and the experiment in it."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    uri: str
+
+
+def sqlite_uri(path: Path) -> str:
+    """The tracking URI of a SQLite file, absolute."""
+    return _SQLITE + str(path.absolute()).replace("%", "%25").replace("?", "%3F")
+
+
+def mlflow_command(uri: str) -> str:
+    """The command that shows what was logged to `uri`; for a server, its address without a password."""
+    if uri.startswith(("http://", "https://")):
+        return f"open {without_password(uri, uri)} in a browser"
+    store = shlex.quote(without_password(_absolute(uri), uri))
+    return f"mlflow ui --backend-store-uri {store} --host 127.0.0.1 --port 5000"
+
+
+def connect(uri: str, experiment: str, artifact_root: Path, patience: float = 12.0) -> Connection:
+    """Open a store and find or make the experiment.
+
+    A SQLite file gets its folders and its schema here, once, because several processes that make it together break
+    it, and the experiment gets `artifact_root` for its files, because MLflow's default depends on the working
+    directory. A server keeps its own artifact root and is tried again for `patience` seconds.
+
+    Raises:
+        UserError: the store cannot be reached or used, or the experiment was deleted.
+    """
+    uri = _absolute(uri)
+    is_server = uri.startswith(("http://", "https://"))
+    if uri.startswith(_SQLITE):
+        _check_sqlite(uri)
+    deadline = time.monotonic() + (patience if is_server else 0)
+    wait = 0.5
+    while True:
+        try:
+            # a server that has just started answers late: one request may take all that is left
+            left = max(5, round(deadline - time.monotonic()))
+            with client_settings(timeout=left), _quiet_start(), _one_at_a_time(uri):
+                return _open(uri, experiment, None if is_server else artifact_root)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a store, a driver or a proxy raises: the person is told, nothing runs on
+            if not _is_temporary(error) or time.monotonic() + wait > deadline:
+                raise UserError(_unreachable(uri, error)) from error
+        time.sleep(wait)
+        wait = min(2 * wait, 2.0)
+
+
+@contextmanager
+def client_settings(timeout: int = 10) -> Iterator[None]:
+    """For the calls inside: MLflow gives up soon, prints no links and sends no usage data.
+
+    `timeout` in seconds for a request. What the environment already sets is left alone.
+    """
+    settings = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the caller tries again; MLflow's own 7 retries take minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def without_password(text: str, uri: str) -> str:
+    """`text` with the user and password of `uri`, if it has any, struck out."""
+    user, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return text.replace(f"{user}@", "***@") if at else text
+
+
+def _open(uri: str, name: str, artifact_root: Path | None) -> Connection:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = artifact_root.absolute().as_uri() if artifact_root else None
+        try:
+            return Connection(client, client.create_experiment(name, artifact_location=location), uri)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(name)  # another sweep made it in between
+    return Connection(client, _usable(found, name, uri), uri)
+
+
+def _usable(found: "Experiment", name: str, uri: str) -> str:
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"tracking.experiment: {name!r} was deleted in {without_password(uri, uri)}; choose another name, or "
+            f"restore it: MLFLOW_TRACKING_URI={without_password(uri, uri)} mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}"
+        )
+    return found.experiment_id
+
+
+def _is_temporary(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code in _UNAVAILABLE
+
+
+def _unreachable(uri: str, error: Exception) -> str:
+    lines = without_password(str(error).strip(), uri).splitlines() or [type(error).__name__]
+    reason = lines[0] if len(lines[0]) <= 300 else f"{lines[0][:300]}..."
+    return (
+        f"tracking.uri: cannot use the MLflow store {without_password(uri, uri)}; start the server or correct the URI, "
+        f"or set tracking.uri=null for a local SQLite file, or tracking.mlflow=false. MLflow says: {reason}"
+    )
+
+
+def _absolute(uri: str) -> str:
+    """A SQLite URI with an absolute path, so that it means the same in every working directory."""
+    return f"{_SQLITE}{Path.cwd() / uri.removeprefix(_SQLITE)}" if uri.startswith(_SQLITE) else uri
+
+
+def _sqlite_path(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0]))
+
+
+def _check_sqlite(uri: str) -> None:
+    """Make the folders, and see that the file can be written: MLflow itself would try for an hour."""
+    path = _sqlite_path(uri)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA user_version")
+            database.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(
+            f"tracking.uri: {path} cannot be used as a SQLite file: {error}. Name a file in a folder that you may "
+            "write to; or set tracking.mlflow=false"
+        ) from error
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keeps two sweeps from making one SQLite schema together."""
+    if not uri.startswith(_SQLITE):
+        yield
+        return
+    lock = f"{_sqlite_path(uri)}.lock"
+    try:
+        with FileLock(lock, timeout=120):
+            yield
+    except LockTimeout as error:
+        raise UserError(f"{lock}: another process holds it for 2 minutes; end that one, or remove the file") from error
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Without the progress messages and the one deprecation that making a schema shows."""
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

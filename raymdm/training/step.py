@@ -1,0 +1,109 @@
+"""One optimiser step: forward and backward over this worker's slice of the global batch.
+
+Shape legend: B sequences of the global batch, S of them on this worker, L positions, V views.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raymdm.config.schema import MethodSpec
+from raymdm.data.loading import Batch, Split, collate
+from raymdm.diffusion.masking import Masks
+from raymdm.diffusion.objective import autoregressive_losses, loss_sums, noise, sequence_losses
+from raymdm.diffusion.samplers import Density
+from raymdm.training.draws import draw_rates, draw_step_masks
+
+
+def diffusion_forward(model: nn.Module, batch: Batch, masks: Masks, mask_id: int, device: torch.device) -> Tensor:
+    """The unweighted losses l (S,) of noised sequences, all views in one forward pass."""
+    noised = noise(batch.input_ids, masks, mask_id)
+    attention = batch.attention_mask.repeat(len(masks.mask), 1)
+    noised = type(noised)(*(part.to(device) for part in noised))
+    logits = model(noised.input_ids, attention.to(device), noised.targets)
+    return sequence_losses(logits, noised, masks.scale.to(device, torch.float32))
+
+
+def autoregressive_forward(model: nn.Module, batch: Batch, device: torch.device) -> Tensor:
+    """The mean next-token losses (S,) of the responses."""
+    batch = Batch(*(part.to(device) for part in batch))
+    logits = model(batch.input_ids, batch.attention_mask, batch.response_mask)
+    rows = batch.response_mask.nonzero()[:, 0]
+    return autoregressive_losses(logits, batch.input_ids[batch.response_mask], rows, len(batch.input_ids))
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What every step of a run needs and no step changes."""
+
+    method: MethodSpec
+    density: Density
+    seed: int
+    batch_size: int
+    """B, sequences of the global batch."""
+    mask_id: int
+    pad_id: int
+
+
+def forward_backward(
+    model: nn.Module,
+    split: Split,
+    indices: np.ndarray,
+    step: int,
+    inputs: StepInputs,
+    slots: slice,
+    micro_batch_size: int,
+    world_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Accumulate the gradient of the global batch's mean weighted loss from this worker's slots.
+
+    indices: (B,) rows of `split` that make the global batch. The loss is divided by B, not by the micro-batch, and
+    multiplied by the number of workers because DDP averages gradients: unequal slices change nothing.
+    Returns the sums (4,) of `loss_sums` over the slots.
+    """
+    rates = weights = np.ones(inputs.batch_size)
+    if inputs.method.family == "mdm":
+        rates, weights = draw_rates(inputs.method, inputs.density, inputs.seed, step, inputs.batch_size)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    starts = range(slots.start, slots.stop, micro_batch_size)
+    for start in starts:
+        part = np.arange(start, min(start + micro_batch_size, slots.stop))
+        rows = indices[part]
+        batch = collate([split.input_ids[i] for i in rows], split.prompt_lengths[rows], inputs.pad_id)
+        last = start == starts[-1]
+        with _exchange(model, last), precision(device):
+            losses = _losses(model, batch, inputs, step, part, rates[part], device)
+            weight = torch.from_numpy(weights[part]).to(device, torch.float32)
+            ((weight * losses).sum() * (world_size / inputs.batch_size)).backward()
+        sums += loss_sums(losses, weight)
+    return sums
+
+
+def _losses(
+    model: nn.Module,
+    batch: Batch,
+    inputs: StepInputs,
+    step: int,
+    slots: np.ndarray,
+    t: np.ndarray,
+    device: torch.device,
+) -> Tensor:
+    if inputs.method.family == "arm":
+        return autoregressive_forward(model, batch, device)
+    masks = draw_step_masks(inputs.method, inputs.seed, step, slots, t, batch.response_mask)
+    return diffusion_forward(model, batch, masks, inputs.mask_id, device)
+
+
+def precision(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def _exchange(model: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """DDP exchanges gradients in the last micro-batch only."""
+    if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
+        return model.no_sync()
+    return nullcontext()

@@ -1,0 +1,61 @@
+"""Validation NLL on one fixed set of draws, the same for every method, seed and step.
+
+Shape legend: N validation sequences, D draws each, S sequences of a chunk, L positions.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raymdm import keys
+from raymdm.config.schema import MethodSpec
+from raymdm.data.loading import Split, collate
+from raymdm.diffusion.masking import fixed_size_masks
+from raymdm.training.step import autoregressive_forward, diffusion_forward, precision
+
+CHUNK = 64
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def fixed_rates(example: np.ndarray, draw: int, draws: int, data_seed: int) -> np.ndarray:
+    """Rates of the validation draws, (S,): a golden-ratio sequence over (example, draw), which covers (0, 1) evenly."""
+    start = keys.uniforms(data_seed, "validation-rate", 0, np.zeros(1), 1)[0, 0]
+    return 1.0 - (start + (example * draws + draw) * GOLDEN) % 1.0
+
+
+@torch.no_grad()
+def validation_sums(
+    model: nn.Module,
+    split: Split,
+    method: MethodSpec,
+    ids: tuple[int, int],
+    draws: int,
+    data_seed: int,
+    share: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """Sum of the sequences' losses and their number, (2,) float64, over one worker's share (rank, world size).
+
+    An MDM's loss is the bound on the NLL per token with fixed-size masks (method section 4), which needs few draws;
+    an ARM's is its NLL per token itself. ids: (mask_id, pad_id).
+    """
+    rank, world_size = share
+    mask_id, pad_id = ids
+    mine = np.arange(rank, len(split.input_ids), world_size)
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    model.eval()
+    for start in range(0, len(mine), CHUNK):
+        rows = mine[start : start + CHUNK]
+        batch = collate([split.input_ids[i] for i in rows], split.prompt_lengths[rows], pad_id)
+        for draw in range(draws if method.family == "mdm" else 1):
+            with precision(device):
+                if method.family == "arm":
+                    losses = autoregressive_forward(model, batch, device)
+                else:
+                    u = keys.uniforms(data_seed, "validation-mask", 0, rows, batch.input_ids.shape[1], draw)
+                    t = fixed_rates(rows, draw, draws, data_seed)
+                    masks = fixed_size_masks(torch.from_numpy(u), torch.from_numpy(t), batch.response_mask)
+                    losses = diffusion_forward(model, batch, masks, mask_id, device)
+            total += torch.stack([losses.double().sum(), torch.full_like(losses[0], len(losses)).double()])
+    model.train()
+    return total

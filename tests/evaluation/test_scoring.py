@@ -1,0 +1,41 @@
+"""Scores of generated texts."""
+
+import pytest
+
+from raymdm.evaluation.scoring import extract, score
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "expected"),
+    [
+        ("2 + 16 = 18\n#### 18", "18", 1.0),
+        ("#### 18.00", "18", 1.0),
+        ("#### 18.", "18.0", 1.0),
+        ("#### $1,080", "1080", 1.0),
+        ("#### 1080", "1,080", 1.0),
+        ("#### -18", "18", 0.0),
+        ("#### 0.1", "0.10000000000000001", 0.0),  # decimals, not floats
+        ("#### 19 #### 18", "18", 0.0),
+        ("the answer is 18", "18", 0.0),
+        ("", "18", 0.0),
+    ],
+)
+def test_gsm8k_compares_numbers(text: str, reference: str, expected: float) -> None:
+    assert score("gsm8k", text, reference) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1234", 1.0), ("1234 ", 0.0), ("1243", 0.0), ("", 0.0)])
+def test_sorting_is_exact(text: str, expected: float) -> None:
+    assert score("sorting", text, "1234") == expected
+
+
+@pytest.mark.parametrize("task", ["sft", "reasoning_gym"])
+@pytest.mark.parametrize(("text", "expected"), [("yes", 1.0), ("  yes\n", 1.0), ("Yes", 0.0), ("yes!", 0.0), ("", 0.0)])
+def test_texts_match_after_stripping(task: str, text: str, expected: float) -> None:
+    assert score(task, text, "yes") == expected
+
+
+def test_extract_reads_predictions_as_references_are_read() -> None:
+    assert extract("gsm8k", "so #### 1,000") == "1000"
+    assert extract("gsm8k", "so 1,000") is None
+    assert extract("sft", " yes ") == "yes"
