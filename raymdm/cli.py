@@ -11,7 +11,8 @@ from rich.table import Table
 
 from raymdm.errors import UserError
 
-# heavy imports (torch, ray, transformers) are inside the verbs, so that --help and mistakes answer at once
+# heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
+# in a recipe answer at once
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -37,9 +38,10 @@ def recipes(folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] =
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Validate a recipe, its data and tokenizer, and that its resources can be had, without training."""
     from raymdm.config.load import config_hash, load_recipe
-    from raymdm.orchestrate.check import check as check_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    from raymdm.orchestrate.check import check as check_recipe
+
     for line in check_recipe(loaded):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"ok: {loaded.name} ({config_hash(loaded)})", highlight=False)
@@ -53,9 +55,11 @@ def calibrate(
 ) -> None:
     """Measure the loss over the masking rate and fit the density p(t), for each calibrated method of the recipe."""
     from raymdm.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
     from raymdm.orchestrate.stages import calibrate_recipe
 
-    for path in calibrate_recipe(load_recipe(recipe, overrides or []), output, console):
+    for path in calibrate_recipe(loaded, output, console):
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
@@ -78,9 +82,11 @@ def evaluate(
 ) -> None:
     """Score a trained model on the test split, one row an example."""
     from raymdm.config.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
     from raymdm.orchestrate.stages import evaluate_model
 
-    score = evaluate_model(load_recipe(recipe, overrides or []), model, output, console)
+    score = evaluate_model(loaded, model, output, console)
     console.print(f"score {100 * score:.1f}%: {output}", highlight=False, soft_wrap=True)
 
 

@@ -1,7 +1,9 @@
 """What all tests share: a quiet, offline, single-threaded environment, and where the data lies."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Set before torch, Ray or a Hugging Face package is imported, and inherited by every process that a test starts.
 os.environ.update(
@@ -21,6 +23,11 @@ os.environ.pop("RAY_ADDRESS", None)  # tests never run on somebody's cluster
 
 import pytest
 from hypothesis import settings
+
+from raymdm.config.schema import Recipe
+from raymdm.data.prepare import prepare
+
+MakeRecipe = Callable[..., Recipe]
 
 # No timed assertions; the same examples on every machine.
 settings.register_profile("raymdm", deadline=None, derandomize=True)
@@ -46,3 +53,41 @@ def gsm8k_dir() -> Path:
     if missing:
         pytest.skip("GSM8K is not here: set RAYMDM_GSM8K to a folder with its train.jsonl and test.jsonl")
     return folder
+
+
+def _tiny_recipe(**changes: object) -> Recipe:
+    """A recipe that trains in a second: three digits to sort. `changes` are dotted fields, with `__` for the dot."""
+    fields: dict[str, Any] = {
+        "name": "tiny-test",
+        "data": {"task": "sorting", "num_train": 60, "num_test": 12, "sorting": {"digits": 3}},
+        "model": {
+            "kind": "tiny", "hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2,
+            "tokenizer": {"kind": "chars"},
+        },
+        "train": {"lr": 3e-3, "max_steps": 12, "global_batch_size": 8, "eval_every": 4, "log_every": 5,
+                  "patience": None},
+        "calibrate": {"grid": 70, "sequences": 3, "masks": 2, "batch_size": 64, "starts": 4},
+        "evaluate": {"generation_length": 4, "steps": 4, "block_length": 4, "batch_size": 5},
+        "sweep": {"methods": ["standard"], "seeds": [1]},
+        "tracking": {"mlflow": False},
+    }  # fmt: skip
+    for name, value in changes.items():
+        *sections, field = name.split("__")
+        target = fields
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[field] = value
+    return Recipe.model_validate(fields)
+
+
+@pytest.fixture(scope="session")
+def make_recipe() -> MakeRecipe:
+    """Makes a recipe that trains in a second; see `_tiny_recipe`."""
+    return _tiny_recipe
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared data of `make_recipe()`."""
+    recipe = _tiny_recipe()
+    return prepare(recipe.data, recipe.model, tmp_path_factory.mktemp("cache"))

@@ -156,8 +156,11 @@ def calibration_table(calibrations: dict[str, Calibration]) -> Table:
     rows.append(["Variance, uniform", *(significant(c.variance.uniform) for c in found)])
     rows.append(["Variance, fitted EPR", *(_expected(c.variance.epr, c.variance.uniform) for c in found)])
     rows.append(["Variance, empirical optimum", *(_expected(c.variance.optimum, c.variance.uniform) for c in found)])
-    for label, density in (("uniform", "uniform"), ("fitted EPR", "epr")):
-        split = [c.decomposition[density] for c in found]
+    splits = {
+        "uniform": [c.decomposition["uniform"] for c in found],
+        "fitted EPR": [c.decomposition["epr"] for c in found],
+    }
+    for label, split in splits.items():
         rows.append([f"A + B + C, {label}", *(" + ".join(map(significant, (s.masks, s.rate, s.data))) for s in split)])
     rows.append(["Parameters", *("\n".join(f"{k} = {v:.4g}" for k, v in c.params.items()) for c in found)])
     rows.append(["Share of uniform mixed in", *(f"{c.uniform_mix:.3g}" for c in found)])

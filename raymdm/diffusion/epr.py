@@ -8,8 +8,6 @@ Shape legend: T grid points.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.stats import qmc
 
 from raymdm.diffusion.samplers import Density
 
@@ -94,6 +92,9 @@ def fit_epr(t: np.ndarray, width: np.ndarray, w: np.ndarray, starts: int, seed: 
     """
     if not np.all(np.isfinite(w)) or np.any(w < 0) or not np.any(w > 0):
         raise ValueError("calibration: every w(t) must be finite and at least one positive")
+    from scipy.optimize import minimize
+    from scipy.stats import qmc  # imported here, as training workers read a fit and never make one
+
     target = w / (w * width).sum()
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -124,4 +125,5 @@ def expected_variance(w: np.ndarray, p: np.ndarray, width: np.ndarray, mean_loss
 
     w, p, width: (T,), p normalised; mean_loss: L, nats a token.
     """
-    return float((w**2 / p * width).sum() / (1 - eps) ** 2 - mean_loss**2)
+    second = np.divide(w**2, p, out=np.zeros_like(w), where=w > 0)  # p may be 0 where w is
+    return float((second * width).sum() / (1 - eps) ** 2 - mean_loss**2)

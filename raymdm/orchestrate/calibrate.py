@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import ray
 import torch
 
 from raymdm import keys
@@ -26,20 +25,23 @@ from raymdm.errors import UserError
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
 from raymdm.orchestrate.folder import write_json
+from raymdm.orchestrate.pool import run_blocks
 from raymdm.training.step import diffusion_forward, precision
 
 
-class CalibrationActor:
-    """Holds the model and turns a batch of (sequence, rate) pairs into sums over K masks of l and l^2."""
+class Calibrator:
+    """Holds the model and turns a block of (sequence, rate) pairs into sums over K masks of l and l^2."""
 
-    def __init__(self, recipe: Recipe, data: Path) -> None:
-        self._settings = recipe.calibrate
-        self._device = torch.device("cuda" if recipe.calibrate.gpus_per_actor else "cpu")
-        torch.set_num_threads(max(1, int(recipe.calibrate.cpus_per_actor)))
-        tokenizer = loading.tokenizer(data)
+    def __init__(self, recipe: str, data: str) -> None:
+        """recipe: as JSON; data: prepared folder."""
+        settings, folder = Recipe.model_validate_json(recipe), Path(data)
+        self._settings = settings.calibrate
+        self._device = torch.device("cuda" if self._settings.gpus_per_actor else "cpu")
+        torch.set_num_threads(max(1, int(self._settings.cpus_per_actor)))
+        tokenizer = loading.tokenizer(folder)
         self._ids = tokenizer.mask_token_id, tokenizer.pad_token_id
-        self._denoiser = Denoiser(load_model(recipe.model, tokenizer, "mdm"), shift=False).to(self._device).eval()
-        self._split = loading.load_split(data, "train")
+        self._denoiser = Denoiser(load_model(settings.model, tokenizer, "mdm"), shift=False).to(self._device).eval()
+        self._split = loading.load_split(folder, "train")
         self._methods = {METHODS[name].mask_name: METHODS[name] for name in METHODS}
 
     def __call__(self, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -114,16 +116,11 @@ def _measure(recipe: Recipe, pairs: pd.DataFrame, data: Path) -> pd.DataFrame:
     for mask, group in pairs.groupby("mask", sort=False):
         size = max(1, settings.batch_size // (settings.masks * _method(str(mask)).views))
         blocks += [group.iloc[start : start + size] for start in range(0, len(group), size)]
-    measured = ray.data.from_pandas(blocks).map_batches(
-        CalibrationActor,
-        fn_constructor_kwargs={"recipe": recipe, "data": data},
-        batch_size=None,
-        batch_format="pandas",
-        num_cpus=settings.cpus_per_actor,
-        num_gpus=settings.gpus_per_actor,
-        compute=ray.data.ActorPoolStrategy(size=settings.num_actors),
+    where = {"recipe": recipe.model_dump_json(), "data": str(data)}
+    measured = run_blocks(
+        blocks, Calibrator, where, settings.num_actors, settings.cpus_per_actor, settings.gpus_per_actor
     )
-    return measured.to_pandas().sort_values(["mask", "row", "t_index"], kind="stable", ignore_index=True)
+    return measured.sort_values(["mask", "row", "t_index"], kind="stable", ignore_index=True)
 
 
 def _refuse_nonfinite(moments: pd.DataFrame) -> None:

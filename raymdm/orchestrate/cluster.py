@@ -21,10 +21,11 @@ ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's next poll
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # imports are slow where cores are few and busy
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep folder holds what they would write
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep names the one it needs
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
@@ -58,6 +59,8 @@ def connected() -> Iterator[None]:
     else:
         # runs are many small processes; this also keeps the raylet from warning of them
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+        # a task's process waits for the next run's tasks, its imports done
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "300000")
         ray.init(address="local", include_dashboard=False, **quiet)
     try:
         context = ray.data.DataContext.get_current()

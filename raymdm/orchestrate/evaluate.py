@@ -3,31 +3,37 @@
 from pathlib import Path
 
 import pandas as pd
-import ray
-import torch
 
 from raymdm.config.schema import METHODS, Recipe
 from raymdm.data import loading
-from raymdm.evaluation.generate import generate_and_score
-from raymdm.models.load import load_model
+from raymdm.orchestrate.pool import run_blocks
 
 
-class EvaluationActor:
-    """Holds the model and turns a batch of test rows into generated and scored ones."""
+class Scorer:
+    """Holds the model and turns a block of test rows into generated and scored ones."""
 
-    def __init__(self, recipe: Recipe, method: str, model: Path, data: Path) -> None:
-        self._settings, self._family = recipe.evaluate, METHODS[method].family
-        self._task = loading.meta(data)["task"]
-        torch.set_num_threads(max(1, int(recipe.evaluate.cpus_per_actor)))
-        self._tokenizer = loading.tokenizer(data)
-        device = torch.device("cuda" if recipe.evaluate.gpus_per_actor else "cpu")
-        self._model = load_model(recipe.model_for(method), self._tokenizer, self._family, model).to(device).eval()
-        self._split = loading.load_split(data, "test")
+    def __init__(self, recipe: str, method: str, model: str, data: str) -> None:
+        """recipe: as JSON; model, data: folders."""
+        import torch
+
+        from raymdm.evaluation.generate import generate_and_score
+        from raymdm.models.load import load_model
+
+        settings = Recipe.model_validate_json(recipe)
+        self._settings, self._family, self._score = settings.evaluate, METHODS[method].family, generate_and_score
+        self._task = loading.meta(Path(data))["task"]
+        torch.set_num_threads(max(1, int(self._settings.cpus_per_actor)))
+        self._tokenizer = loading.tokenizer(Path(data))
+        device = torch.device("cuda" if self._settings.gpus_per_actor else "cpu")
+        loaded = load_model(settings.model_for(method), self._tokenizer, self._family, Path(model))
+        self._model = loaded.to(device).eval()
+        self._split = loading.load_split(Path(data), "test")
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         """rows: column row, of the test split."""
-        scored = generate_and_score(
-            self._model, self._tokenizer, self._family, self._split, rows["row"].to_numpy(), self._task, self._settings
+        chosen = rows["row"].to_numpy()
+        scored = self._score(
+            self._model, self._tokenizer, self._family, self._split, chosen, self._task, self._settings
         )
         return pd.DataFrame(scored)
 
@@ -41,16 +47,9 @@ def evaluate(recipe: Recipe, method: str, model: Path, data: Path, output: Path)
     size = len(loading.load_split(data, "test", settings.max_examples).input_ids)
     rows = pd.DataFrame({"row": range(size)})
     blocks = [rows.iloc[start : start + settings.batch_size] for start in range(0, size, settings.batch_size)]
-    scored = ray.data.from_pandas(blocks).map_batches(
-        EvaluationActor,
-        fn_constructor_kwargs={"recipe": recipe, "method": method, "model": model, "data": data},
-        batch_size=None,
-        batch_format="pandas",
-        num_cpus=settings.cpus_per_actor,
-        num_gpus=settings.gpus_per_actor,
-        compute=ray.data.ActorPoolStrategy(size=settings.num_actors),
-    )
-    scores = scored.to_pandas().sort_values("example_id", kind="stable", ignore_index=True)
+    where = {"recipe": recipe.model_dump_json(), "method": method, "model": str(model), "data": str(data)}
+    scored = run_blocks(blocks, Scorer, where, settings.num_actors, settings.cpus_per_actor, settings.gpus_per_actor)
+    scores = scored.sort_values("example_id", kind="stable", ignore_index=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(".partial")
     scores.to_parquet(partial, index=False)

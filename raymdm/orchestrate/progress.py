@@ -70,13 +70,13 @@ class Progress:
     def ended(self, name: str, phase: str) -> None:
         row = self.rows[name]
         row.phase = phase
-        if row.started:
+        if row.started is not None:
             row.took = time.monotonic() - row.started
-        self._show(f"{name}: {phase}" + (f" after {row.took:.0f} s" if row.took else ""))
+        self._show(f"{name}: {phase}" + (f" after {row.took:.0f} s" if row.took is not None else ""))
 
     def left(self) -> float | None:
         """Seconds until the sweep ends, from the runs that have ended; None before the first."""
-        took = [row.took for row in self.rows.values() if row.took]
+        took = [row.took for row in self.rows.values() if row.took is not None]
         if not took:
             return None
         mean = sum(took) / len(took)
@@ -91,7 +91,8 @@ class Progress:
         now = time.monotonic()
         if event or now - self._last_line > LINE_EVERY_S:
             self._last_line = now
-            self.console.print(f"{self._headline()}{'; ' + event if event else ''}", highlight=False)
+            line = f"{self._headline()}; {event}" if event else self._headline()
+            self.console.print(line, highlight=False, soft_wrap=True)
 
     def _headline(self) -> str:
         done = sum(row.phase in ("finished", "failed") for row in self.rows.values())

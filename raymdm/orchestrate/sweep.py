@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raymdm.config.load import config_hash
@@ -103,9 +104,14 @@ def open_tracker(recipe: Recipe, folder: SweepFolder) -> Tracker:
         state = folder.state()
         connection = connect(uri, state["experiment"], output / "mlflow-artifacts")
         folder.update(mlflow_uri=without_password(uri, uri))
-        tags = {"config_hash": config_hash(recipe), "git_commit": state["git_commit"] or "", "task": recipe.data.task}
-        trackers.append(MlflowTracker(connection, folder.path.name, recipe.model_dump(mode="json"), tags))
+        parameters = recipe.model_dump(mode="json")
+        trackers.append(MlflowTracker(connection, folder.path.name, parameters, _tags(recipe, folder)))
     return FanOut(trackers)
+
+
+def _tags(recipe: Recipe, folder: SweepFolder) -> dict[str, str]:
+    commit = folder.state()["git_commit"] or "none"
+    return {"config_hash": config_hash(recipe), "git_commit": commit, "task": recipe.data.task}
 
 
 @dataclass
@@ -124,7 +130,7 @@ class _Observer(tune.Callback):
         name = _name(trial)
         method, seed = trial.config["cell"]
         (self.folder.trial(method, seed) / "result.json").unlink(missing_ok=True)  # an earlier failure
-        tags = {"method": method, "seed": str(seed), "task": self.recipe.data.task}
+        tags = _tags(self.recipe, self.folder) | {"method": method, "seed": str(seed)}
         self.tracker.start(name, params(self.recipe, method, seed), tags)
         self.progress.started(name)
 
@@ -194,7 +200,7 @@ def run_cells(
             name=f"tune-{time.time_ns()}",
             storage_path=str(folder.path / "tune"),
             failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
-            callbacks=[observer],
+            callbacks=[observer, JsonLoggerCallback()],
             verbose=0,
         ),
     )

@@ -1,25 +1,36 @@
-"""One run on Ray Train: the workers' loop and the trainer around it."""
+"""One run on Ray Train: the workers' loop and the trainer around it.
+
+Ray's controller process imports what this module imports and what the loop's configuration is made of. It needs none
+of the training code, so that is imported by the workers alone, and the configuration is text.
+"""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer, get_device, prepare_model
 
-from raymdm.training.loop import Job, Worker, train
+from raymdm.config.schema import Recipe
 
 
-def worker_loop(config: dict[str, Any]) -> None:
-    """What every Ray Train worker runs: the training loop, with Ray behind its reports and its data parallelism."""
-    job: Job = config["job"]
-    torch.set_num_threads(max(1, int(job.recipe.train.cpus_per_worker)))
+def worker_loop(config: dict[str, str | int]) -> None:
+    """What every Ray Train worker runs: the training loop, with Ray behind its reports and its data parallelism.
+
+    config: recipe (JSON), method, seed, data and density (paths; density is "" for a method without).
+    """
+    import torch
+    from ray.train.torch import get_device, prepare_model
+
+    from raymdm.training.loop import Job, Worker, train
+
+    recipe = Recipe.model_validate_json(str(config["recipe"]))
+    density = Path(str(config["density"])) if config["density"] else None
+    torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
     context, last = ray.train.get_context(), ray.train.get_checkpoint()
     with tempfile.TemporaryDirectory() as folder:
         train(
-            job,
+            Job(recipe, str(config["method"]), int(config["seed"]), Path(str(config["data"])), density),
             Worker(
                 report=_report,
                 rank=context.get_world_rank(),
@@ -35,18 +46,35 @@ def _report(metrics: dict[str, Any], folder: Path | None) -> None:
     ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if folder else None)
 
 
-def run_training(job: Job, name: str, storage: Path, callbacks: list[UserCallback]) -> Checkpoint:
+def run_training(
+    recipe: Recipe,
+    method: str,
+    seed: int,
+    data: Path,
+    density: Path | None,
+    name: str,
+    storage: Path,
+    callbacks: list[UserCallback],
+) -> Checkpoint:
     """Train one run to its end; returns its last checkpoint, which holds the best model in `best/`.
 
     `name` under `storage` is the resume key: a run of that name goes on from its last checkpoint.
     """
-    settings = job.recipe.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    settings = recipe.train
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
     result = TorchTrainer(
         worker_loop,
-        train_loop_config={"job": job},
+        train_loop_config={
+            "recipe": recipe.model_dump_json(),
+            "method": method,
+            "seed": seed,
+            "data": str(data),
+            "density": str(density or ""),
+        },
         torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.num_workers,

@@ -15,7 +15,6 @@ from raymdm.data import loading
 from raymdm.orchestrate.evaluate import evaluate
 from raymdm.orchestrate.folder import SweepFolder, trial_name, write_json
 from raymdm.orchestrate.train import run_training
-from raymdm.training.loop import Job
 from raymdm.training.state import load_state
 
 
@@ -33,7 +32,7 @@ def run_trial(config: dict[str, Any]) -> None:
     density = folder.calibrations / spec.mask_name / "density.json" if spec.density == "calibrated" else None
     name, storage = trial_name(method, seed), folder.path / "train"
     if not (target / "summary.json").exists():
-        checkpoint = run_training(Job(recipe, method, seed, data, density), name, storage, [TuneReportCallback()])
+        checkpoint = run_training(recipe, method, seed, data, density, name, storage, [TuneReportCallback()])
         keep_best(checkpoint, target)
     summary = json.loads((target / "summary.json").read_text())
     tune.report({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": []})

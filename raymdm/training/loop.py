@@ -23,6 +23,7 @@ from raymdm.diffusion.calibration import read_density
 from raymdm.diffusion.masking import smallest_rate
 from raymdm.diffusion.objective import LossSums
 from raymdm.diffusion.samplers import Density
+from raymdm.errors import UserError
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model, save_model
 from raymdm.training.state import RunState, load_optimizer, load_state, save_checkpoint
@@ -203,7 +204,7 @@ def close_window(run: Run, report_due: bool) -> bool:
 
 
 def evaluate(run: Run) -> None:
-    """Validation NLL on the fixed draws; keeps the best model on rank 0."""
+    """Validation NLL on the fixed draws; keeps the best model on rank 0. Raises UserError when it is not finite."""
     job, worker, state = run.job, run.worker, run.state
     sums = validation_sums(
         run.denoiser, run.validation, run.inputs.method, (run.inputs.mask_id, run.inputs.pad_id),
@@ -211,6 +212,8 @@ def evaluate(run: Run) -> None:
     )  # fmt: skip
     total, count = _sum_over_workers(sums.cpu(), worker).tolist()
     nll = total / count
+    if not math.isfinite(nll):
+        raise UserError(f"the run diverged: validation NLL is {nll} at step {state.step}; lower train.lr")
     run.records.append({"step": state.step, "val/nll": nll})
     if state.best_nll is None or nll < state.best_nll:
         state.best_nll, state.best_step, state.evaluations_without_gain = nll, state.step, 0

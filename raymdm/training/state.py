@@ -5,12 +5,15 @@ import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.optim import Optimizer
-from transformers import PreTrainedModel
 
 from raymdm.models.load import save_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -50,7 +53,7 @@ class RunState:
         }
 
 
-def save_checkpoint(folder: Path, model: PreTrainedModel, optimizer: Optimizer, state: RunState, best: Path) -> None:
+def save_checkpoint(folder: Path, model: "PreTrainedModel", optimizer: Optimizer, state: RunState, best: Path) -> None:
     """Write model (safetensors), optimiser and state, and the best model so far from `best`."""
     save_model(model, folder / "model")
     shutil.copytree(best, folder / "best")

@@ -1,0 +1,48 @@
+"""Model inference over blocks of rows with Ray Data."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+import ray
+
+Model = Callable[[pd.DataFrame], pd.DataFrame]
+"""An object that holds a model and turns a block of rows into results."""
+
+
+@lru_cache(maxsize=1)
+def _held(model: Callable[..., Model], items: tuple[tuple[str, str], ...]) -> Model:
+    return model(**dict(items))
+
+
+def _in_task(rows: pd.DataFrame, model: Callable[..., Model], where: dict[str, str]) -> pd.DataFrame:
+    return _held(model, tuple(where.items()))(rows)
+
+
+def run_blocks(
+    blocks: Sequence[pd.DataFrame],
+    model: Callable[..., Model],
+    where: dict[str, str],
+    size: int,
+    cpus: float,
+    gpus: float,
+) -> pd.DataFrame:
+    """Results of all blocks, in no particular order; a block is one call, so `size` changes no block.
+
+    `model`: the class whose instances, made with `where` on the spot, hold the model.
+
+    On CPUs, `size` Ray tasks at a time: their processes keep the model from block to block, and their imports from run
+    to run. On GPUs, a pool of `size` actors: an idle task process would keep the GPU's memory.
+    """
+    how: dict[str, Any]
+    if gpus:
+        how = {"fn": model, "fn_constructor_kwargs": where, "compute": ray.data.ActorPoolStrategy(size=size)}
+    else:
+        how = {
+            "fn": _in_task,
+            "fn_kwargs": {"model": model, "where": where},
+            "compute": ray.data.TaskPoolStrategy(size=size),
+        }
+    rows = ray.data.from_pandas(list(blocks))
+    return rows.map_batches(**how, batch_size=None, batch_format="pandas", num_cpus=cpus, num_gpus=gpus).to_pandas()

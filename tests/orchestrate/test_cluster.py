@@ -1,0 +1,77 @@
+"""What can be scheduled, by hand-computed capacities."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raymdm.config.schema import Recipe
+from raymdm.errors import UserError
+from raymdm.orchestrate.cluster import Capacity, autoscaled, slots
+
+MakeRecipe = Callable[..., Recipe]
+TWO_CPUS = Capacity(2.0, 0.0, "this machine")
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "have", "expected"),
+    [(1, 0.98, 2, 2), (1, 0.99, 2, 2), (1, 1.0, 2, 1), (2, 0.98, 2, 1), (2, 0.49, 4, 4), (1, 0.5, 16, 31)],
+)
+def test_runs_at_once(make_recipe: MakeRecipe, workers: int, cpus: float, have: float, expected: int) -> None:
+    recipe = make_recipe(train__num_workers=workers, train__cpus_per_worker=cpus)
+    assert slots(recipe, Capacity(have, 0, "it")) == expected
+
+
+def test_gpus_bound_the_runs_at_once(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(train__num_workers=2, train__gpus_per_worker=0.5)
+    assert slots(recipe, Capacity(64, 3, "it")) == 3
+
+
+def test_workers_that_fill_every_cpu_would_wait_for_their_driver(make_recipe: MakeRecipe) -> None:
+    """Two workers of one CPU leave none of two for the process that drives them: the deadlock."""
+    recipe = make_recipe(train__num_workers=2, train__cpus_per_worker=1.0)
+    with pytest.raises(UserError, match=r"wait for ever.*train\.cpus_per_worker"):
+        slots(recipe, TWO_CPUS)
+
+
+def test_every_impossible_stage_is_named_at_once(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(
+        train__num_workers=8, evaluate__num_actors=3, calibrate__gpus_per_actor=1, sweep__methods=["p_pots"]
+    )
+    with pytest.raises(UserError) as error:
+        slots(recipe, TWO_CPUS)
+    lines = str(error.value).splitlines()
+    assert [line.split("=")[0] for line in lines] == [
+        "train.num_workers",
+        "evaluate.num_actors",
+        "calibrate.num_actors",
+    ]
+
+
+def test_calibration_does_not_count_where_nothing_is_calibrated(make_recipe: MakeRecipe) -> None:
+    assert slots(make_recipe(calibrate__gpus_per_actor=1), TWO_CPUS) == 2
+
+
+def test_more_at_once_than_fit_is_refused(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(UserError, match=r"max_concurrent=3.*at most 2"):
+        slots(make_recipe(sweep__max_concurrent=3), TWO_CPUS)
+
+
+def test_fewer_at_once_are_granted(make_recipe: MakeRecipe) -> None:
+    assert slots(make_recipe(sweep__max_concurrent=1), TWO_CPUS) == 1
+
+
+def test_autoscaled_capacity_counts_what_the_launcher_may_start(tmp_path: Path) -> None:
+    config = tmp_path / "ray_bootstrap_config.yaml"
+    config.write_text(
+        """
+max_workers: 6
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 0}, max_workers: 0}
+  cpu: {resources: {CPU: 8}, max_workers: 4}
+  gpu: {resources: {CPU: 16, GPU: 1}, max_workers: 8}
+"""
+    )
+    assert autoscaled(config) == {"CPU": 4 * 8 + 6 * 16, "GPU": 6}
+    assert autoscaled(tmp_path / "none.yaml") == {}
