@@ -1,15 +1,19 @@
 """The `raymdm` command: one thin function a verb. Every verb takes RECIPE [dotted.override=value ...]."""
 
 import logging
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from raymdm.errors import UserError
+
+if TYPE_CHECKING:
+    from raymdm.config.schema import Recipe
 
 # heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
 # in a recipe answer at once
@@ -18,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; `raymdm recipes` lists them.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished one.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Dotted overrides, such as train.lr=1e-4.")
 ]
@@ -43,8 +48,8 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     from raymdm.orchestrate.check import check as check_recipe
 
     for line in check_recipe(loaded):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"ok: {loaded.name} ({config_hash(loaded)})", highlight=False)
+        _say(line)
+    _say(f"ok: {loaded.name} ({config_hash(loaded)})")
 
 
 @app.command()
@@ -60,17 +65,17 @@ def calibrate(
     from raymdm.orchestrate.stages import calibrate_recipe
 
     for path in calibrate_recipe(loaded, output, console):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        _say(str(path))
 
 
 @app.command()
-def train(recipe: RecipePath, overrides: Overrides = None) -> None:
+def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
     """Train and score one run: the recipe's `method` and `seed`."""
     from raymdm.config.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     grid = loaded.sweep.model_copy(update={"methods": [loaded.method], "seeds": [loaded.seed]})
-    _sweep_and_compare(loaded.model_copy(update={"sweep": grid}), resume=False, command="")
+    _sweep_and_compare("train", loaded.model_copy(update={"sweep": grid}), resume, recipe, overrides or [])
 
 
 @app.command()
@@ -87,20 +92,15 @@ def evaluate(
     from raymdm.orchestrate.stages import evaluate_model
 
     score = evaluate_model(loaded, model, output, console)
-    console.print(f"score {100 * score:.1f}%: {output}", highlight=False, soft_wrap=True)
+    _say(f"score {100 * score:.1f}%: {output}")
 
 
 @app.command()
-def sweep(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished sweep.")] = False,
-) -> None:
+def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
     """Run the grid of methods and seeds, then compare."""
     from raymdm.config.load import load_recipe
 
-    command = " ".join(["raymdm sweep", str(recipe), *(overrides or []), "--resume"])
-    _sweep_and_compare(load_recipe(recipe, overrides or []), resume, command)
+    _sweep_and_compare("sweep", load_recipe(recipe, overrides or []), resume, recipe, overrides or [])
 
 
 @app.command()
@@ -113,51 +113,64 @@ def compare(
     from raymdm.comparison.tables import summary_table
 
     console.print(summary_table(sweep_dir))
-    console.print(f"report: {compare_sweep(sweep_dir, output)}", highlight=False, soft_wrap=True)
+    _say(f"report: {compare_sweep(sweep_dir, output)}")
 
 
-def _sweep_and_compare(recipe, resume: bool, command: str) -> None:  # type: ignore[no-untyped-def]
+def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, overrides: list[str]) -> None:
+    """Run, compare and print; exit status 130 when interrupted, 1 when runs failed."""
     from raymdm.comparison.report import compare as compare_sweep
     from raymdm.comparison.tables import summary_table
     from raymdm.orchestrate.sweep import sweep as run_sweep
     from raymdm.tracking.mlflow_connection import mlflow_command
 
-    folder = run_sweep(recipe, resume, console)
-    state = folder.state()
+    again = shlex.join(["raymdm", verb, str(path), *overrides, "--resume"])
+    try:
+        folder = run_sweep(recipe, resume, console)
+        state = folder.state()
+    except KeyboardInterrupt:
+        state = {"status": "interrupted"}
     if state["status"] == "interrupted":
-        console.print(f"interrupted; go on with: {command}", highlight=False, soft_wrap=True)
+        _say(f"interrupted; go on with: {again}")
         raise typer.Exit(130)
+    if state["status"] == "failed":
+        _say(f"some runs failed: {folder.path}/trials/*/result.json say why; try them again with: {again}")
+        if not any(folder.path.glob("trials/*/model")):
+            raise typer.Exit(1)
     report = compare_sweep(folder.path)
     console.print(summary_table(folder.path))
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    _say(f"report: {report}")
     if state["mlflow_uri"]:
-        console.print(f"MLflow: {state['mlflow_uri']}; open it with: {mlflow_command(state['mlflow_uri'])}",
-                      highlight=False, soft_wrap=True)  # fmt: skip
+        _say(f"MLflow: {state['mlflow_uri']}; open it with: {mlflow_command(state['mlflow_uri'])}")
     if state["status"] == "failed":
-        console.print(f"some runs failed (see the report); try them again with: {command}", soft_wrap=True)
         raise typer.Exit(1)
 
 
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def job(verb: str) -> None:
-    """Entry of the scripts in jobs/: `--recipe FILE` and the verb's own arguments.
-
-    A submitted job's working directory is temporary, so a relative `output` is put under the home directory.
-    """
-    arguments = sys.argv[1:]
-    if "--recipe" in arguments:
-        arguments.remove("--recipe")
-        given = [value for value in arguments if value.startswith("output=")]
-        relative = "runs" if not given else given[-1].removeprefix("output=")
-        arguments = [value for value in arguments if value not in given]
-        arguments.append(f"output={Path.home() / relative}")
-    main([verb, *arguments])
+    """Entry of the scripts in jobs/: `--recipe FILE` and the verb's own arguments."""
+    main([verb, *(argument for argument in sys.argv[1:] if argument != "--recipe")], in_job="--recipe" in sys.argv)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def _lasting_output(arguments: list[str]) -> list[str]:
+    """A submitted job's working directory is temporary: a relative `output` is put under the home directory."""
+    from raymdm.config.load import load_recipe
+
+    verb, recipe, *rest = arguments
+    output = Path(load_recipe(recipe, [argument for argument in rest if not argument.startswith("-")]).output)
+    if output.is_absolute():
+        return arguments
+    _say(f"output: {Path.home() / output}")
+    return [verb, recipe, *(a for a in rest if not a.startswith("output=")), f"output={Path.home() / output}"]
+
+
+def main(arguments: list[str] | None = None, in_job: bool = False) -> None:
     """Run a verb; a user's mistake prints one message and exits with 2, an interrupt with 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(arguments)
+        app(_lasting_output(arguments) if in_job and arguments else arguments)
     except UserError as error:
         console.file.flush()
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True, style="red")

@@ -48,6 +48,11 @@ class SweepFolder:
         """Set fields of sweep.json, in one step."""
         write_json(self.path / "sweep.json", self.state() | fields)
 
+    def add_seconds(self, **stages: float) -> None:
+        """Add seconds to stages of sweep.json; a resumed sweep goes on adding."""
+        before = self.state()["stage_seconds"]
+        self.update(stage_seconds=before | {name: before.get(name, 0.0) + s for name, s in stages.items()})
+
 
 def create(recipe: Recipe) -> SweepFolder:
     """A new folder `<output>/<name>-<time>` with recipe.yaml and sweep.json.
@@ -73,6 +78,7 @@ def create(recipe: Recipe) -> SweepFolder:
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "environment": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "wall_seconds": 0.0,
+        "stage_seconds": {},
         "mlflow_uri": None,
         "experiment": recipe.tracking.experiment or recipe.name,
         "slots": None,

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from raymdm.orchestrate.folder import SweepFolder, create, latest_unfinished, tr
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.trial import run_trial
 from raymdm.tracking.jsonl import JsonlTracker
-from raymdm.tracking.mlflow_connection import connect, sqlite_uri, without_password
+from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri, without_password
 from raymdm.tracking.mlflow_tracker import MlflowTracker
 from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker
 
@@ -33,41 +32,53 @@ def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
     """Run the recipe's grid to its end; what happened is in the folder's sweep.json.
 
     With `resume`, the latest unfinished sweep of the recipe goes on: what is done is not done again. Raises UserError
-    for what a user can mend, before anything is trained.
+    for what a user can mend, before anything is trained and before there is a folder.
     """
     started = time.monotonic()
+    if resume:
+        latest_unfinished(recipe)
     with cluster.connected():
         slots = cluster.slots(recipe, cluster.capacity())
+        connected = time.monotonic()
+        data = prepare_data(recipe, console)
+        prepared = time.monotonic()
+        connection = connect_mlflow(recipe)
         folder = latest_unfinished(recipe) if resume else create(recipe)
         folder.update(status="running", slots=slots)
+        folder.add_seconds(connect=connected - started, data=prepared - connected, tracking=time.monotonic() - prepared)
         console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
+        tracker = open_tracker(recipe, folder, connection)
+        status: SweepStatus = "interrupted"
         try:
-            _run(recipe, folder, slots, console)
+            calibrate_methods(recipe, folder, data, console)
+            run_cells(recipe, folder, data, slots, tracker, console)
+            status = outcome(recipe, folder)
         finally:
-            state = folder.state()
-            status = "interrupted" if state["status"] == "running" else state["status"]
-            folder.update(status=status, wall_seconds=state["wall_seconds"] + time.monotonic() - started)
+            tracker.close(status)
+            wall = folder.state()["wall_seconds"] + time.monotonic() - started
+            folder.update(status=status, wall_seconds=wall)
     return folder
 
 
-def _run(recipe: Recipe, folder: SweepFolder, slots: int, console: Console) -> None:
-    tracker = open_tracker(recipe, folder)
-    data = prepare_data(recipe, console)
-    methods, cells = recipe.sweep.methods, grid(recipe)
-    masks = sorted({METHODS[name].mask_name for name in methods if METHODS[name].density == "calibrated"})
-    if masks:
-        console.print(f"calibrating p(t) for {', '.join(masks)}", highlight=False)
-        calibrate(recipe, masks, data["mdm"], folder.calibrations)
-    waiting = [cell for cell in cells if not finished(folder, cell)]
-    if len(waiting) < len(cells):
-        console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
-    if waiting:
-        run_cells(recipe, folder, waiting, data, slots, tracker, console)
-    failed = [cell for cell in cells if not finished(folder, cell)]
-    errors = [cell for cell in failed if (folder.trial(*cell) / "result.json").exists()]
-    status: SweepStatus = "finished" if not failed else "failed" if errors == failed else "interrupted"
-    tracker.close(status)
-    folder.update(status=status)
+def calibrate_methods(recipe: Recipe, folder: SweepFolder, data: dict[str, Path], console: Console) -> None:
+    """Calibrate every masking that a method of the grid draws rates for, once for all its methods and seeds."""
+    methods = [METHODS[name] for name in recipe.sweep.methods]
+    masks = sorted({method.mask_name for method in methods if method.density == "calibrated"})
+    if not masks:
+        return
+    started = time.monotonic()
+    console.print(f"calibrating p(t) for {', '.join(masks)}", highlight=False)
+    calibrate(recipe, masks, data["mdm"], folder.calibrations)
+    folder.add_seconds(calibrate=time.monotonic() - started)
+
+
+def outcome(recipe: Recipe, folder: SweepFolder) -> SweepStatus:
+    """`finished` when every cell has its result, `failed` when the others have errors, else `interrupted`."""
+    left = [cell for cell in grid(recipe) if not finished(folder, cell)]
+    if not left:
+        return "finished"
+    failed = all((folder.trial(*cell) / "result.json").exists() for cell in left)
+    return "failed" if failed else "interrupted"
 
 
 def grid(recipe: Recipe) -> list[Cell]:
@@ -95,15 +106,20 @@ def _models(recipe: Recipe) -> dict[str, Any]:
     return {"mdm": recipe.model, "arm": recipe.arm_model or recipe.model}
 
 
-def open_tracker(recipe: Recipe, folder: SweepFolder) -> Tracker:
-    """JSON lines and, unless switched off, MLflow, which must answer before anything is trained."""
+def connect_mlflow(recipe: Recipe) -> Connection | None:
+    """MLflow, which must answer before anything is trained; None when it is switched off."""
+    if not recipe.tracking.mlflow:
+        return None
+    output = Path(recipe.output).absolute()
+    uri = recipe.tracking.uri or sqlite_uri(output / "mlflow.db")
+    return connect(uri, recipe.tracking.experiment or recipe.name, output / "mlflow-artifacts")
+
+
+def open_tracker(recipe: Recipe, folder: SweepFolder, connection: Connection | None) -> Tracker:
+    """JSON lines and, unless switched off, MLflow."""
     trackers: list[Tracker] = [JsonlTracker(folder.path / "trials")]
-    if recipe.tracking.mlflow:
-        output = Path(recipe.output).absolute()
-        uri = recipe.tracking.uri or sqlite_uri(output / "mlflow.db")
-        state = folder.state()
-        connection = connect(uri, state["experiment"], output / "mlflow-artifacts")
-        folder.update(mlflow_uri=without_password(uri, uri))
+    if connection:
+        folder.update(mlflow_uri=without_password(connection.uri, connection.uri))
         parameters = recipe.model_dump(mode="json")
         trackers.append(MlflowTracker(connection, folder.path.name, parameters, _tags(recipe, folder)))
     return FanOut(trackers)
@@ -177,30 +193,30 @@ def params(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
 
 
 def run_cells(
-    recipe: Recipe,
-    folder: SweepFolder,
-    cells: Sequence[Cell],
-    data: dict[str, Path],
-    slots: int,
-    tracker: Tracker,
-    console: Console,
+    recipe: Recipe, folder: SweepFolder, data: dict[str, Path], slots: int, tracker: Tracker, console: Console
 ) -> None:
-    """Tune over the cells; returns when all have ended or the user interrupts."""
-    progress = Progress([trial_name(*cell) for cell in cells], slots, console)
-    observer = _Observer(recipe, folder, tracker, progress)
+    """Tune over the cells that have no result yet; returns when all have ended or the user interrupts."""
+    cells = grid(recipe)
+    waiting = [cell for cell in cells if not finished(folder, cell)]
+    if len(waiting) < len(cells):
+        console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
+    if not waiting:
+        return
+    started = time.monotonic()
+    progress = Progress([trial_name(*cell) for cell in waiting], slots, console)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"CPU": cluster.DRIVER_CPUS}),
         param_space={
             "sweep": str(folder.path),
             "data": {family: str(path) for family, path in data.items()},
-            "cell": tune.grid_search([list(cell) for cell in cells]),
+            "cell": tune.grid_search([list(cell) for cell in waiting]),
         },
         tune_config=tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
             storage_path=str(folder.path / "tune"),
             failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
-            callbacks=[observer, JsonLoggerCallback()],
+            callbacks=[_Observer(recipe, folder, tracker, progress), JsonLoggerCallback()],
             verbose=0,
         ),
     )
@@ -209,3 +225,4 @@ def run_cells(
         tuner.fit()
     finally:
         progress.stop()
+        folder.add_seconds(runs=time.monotonic() - started)
