@@ -1,6 +1,7 @@
 """The grid of methods and seeds: data, calibration, then Tune over Train."""
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,6 +221,8 @@ def run_cells(
             verbose=0,
         ),
     )
+    # Tune's advice to call Tuner.restore does not hold here: unfinished cells get a new Tuner
+    logging.getLogger("ray.tune.tune").addFilter(lambda record: "Tuner.restore" not in record.getMessage())
     progress.start()
     try:
         tuner.fit()
