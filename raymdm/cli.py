@@ -1,6 +1,7 @@
 """The `raymdm` command: one thin function a verb. Every verb takes RECIPE [dotted.override=value ...]."""
 
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -42,9 +43,9 @@ def recipes(folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] =
 @app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Validate a recipe, its data and tokenizer, and that its resources can be had, without training."""
-    from raymdm.config.load import config_hash, load_recipe
+    from raymdm.config.load import config_hash
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     from raymdm.orchestrate.check import check as check_recipe
 
     for line in check_recipe(loaded):
@@ -59,21 +60,17 @@ def calibrate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the densities.")] = None,
 ) -> None:
     """Measure the loss over the masking rate and fit the density p(t), for each calibrated method of the recipe."""
-    from raymdm.config.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     from raymdm.orchestrate.stages import calibrate_recipe
 
-    for path in calibrate_recipe(loaded, output, console):
+    for path in calibrate_recipe(loaded, _lasting(output) if output else None, console):
         _say(str(path))
 
 
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
     """Train and score one run: the recipe's `method` and `seed`."""
-    from raymdm.config.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     grid = loaded.sweep.model_copy(update={"methods": [loaded.method], "seeds": [loaded.seed]})
     _sweep_and_compare("train", loaded.model_copy(update={"sweep": grid}), resume, recipe, overrides or [])
 
@@ -86,11 +83,10 @@ def evaluate(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the scored rows go.")] = Path("scores.parquet"),
 ) -> None:
     """Score a trained model on the test split, one row an example."""
-    from raymdm.config.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     from raymdm.orchestrate.stages import evaluate_model
 
+    output = _lasting(output)
     score = evaluate_model(loaded, model, output, console)
     _say(f"score {100 * score:.1f}%: {output}")
 
@@ -98,9 +94,7 @@ def evaluate(
 @app.command()
 def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
     """Run the grid of methods and seeds, then compare."""
-    from raymdm.config.load import load_recipe
-
-    _sweep_and_compare("sweep", load_recipe(recipe, overrides or []), resume, recipe, overrides or [])
+    _sweep_and_compare("sweep", _load(recipe, overrides), resume, recipe, overrides or [])
 
 
 @app.command()
@@ -126,15 +120,16 @@ def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, ov
     again = shlex.join(["raymdm", verb, str(path), *overrides, "--resume"])
     try:
         folder = run_sweep(recipe, resume, console)
-        state = folder.state()
     except KeyboardInterrupt:
-        state = {"status": "interrupted"}
+        _say("interrupted before anything was trained")
+        raise typer.Exit(130) from None
+    state = folder.state()
     if state["status"] == "interrupted":
         _say(f"interrupted; go on with: {again}")
         raise typer.Exit(130)
     if state["status"] == "failed":
         _say(f"some runs failed: {folder.path}/trials/*/result.json say why; try them again with: {again}")
-        if not any(folder.path.glob("trials/*/model")):
+        if not any(folder.path.glob("trials/*/scores.parquet")):
             raise typer.Exit(1)
     report = compare_sweep(folder.path)
     console.print(summary_table(folder.path))
@@ -149,28 +144,33 @@ def _say(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def job(verb: str) -> None:
-    """Entry of the scripts in jobs/: `--recipe FILE` and the verb's own arguments."""
-    main([verb, *(argument for argument in sys.argv[1:] if argument != "--recipe")], in_job="--recipe" in sys.argv)
-
-
-def _lasting_output(arguments: list[str]) -> list[str]:
-    """A submitted job's working directory is temporary: a relative `output` is put under the home directory."""
+def _load(path: Path, overrides: list[str] | None) -> "Recipe":
+    """The recipe; in a submitted job, whose working directory is temporary, a relative `output` moves to the home."""
     from raymdm.config.load import load_recipe
 
-    verb, recipe, *rest = arguments
-    output = Path(load_recipe(recipe, [argument for argument in rest if not argument.startswith("-")]).output)
-    if output.is_absolute():
-        return arguments
-    _say(f"output: {Path.home() / output}")
-    return [verb, recipe, *(a for a in rest if not a.startswith("output=")), f"output={Path.home() / output}"]
+    recipe = load_recipe(path, overrides or [])
+    return recipe.model_copy(update={"output": str(_lasting(Path(recipe.output)))})
 
 
-def main(arguments: list[str] | None = None, in_job: bool = False) -> None:
+def _lasting(path: Path) -> Path:
+    """A path that outlives this process: in a submitted job, a relative one is taken from the home directory."""
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if not in_job or path.is_absolute():
+        return path
+    _say(f"a job's working directory is temporary: {path} becomes {Path.home() / path}")
+    return Path.home() / path
+
+
+def job(verb: str) -> None:
+    """Entry of the scripts in jobs/: `--recipe FILE` and the verb's own arguments."""
+    main([verb, *(argument for argument in sys.argv[1:] if argument != "--recipe")])
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Run a verb; a user's mistake prints one message and exits with 2, an interrupt with 130."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(_lasting_output(arguments) if in_job and arguments else arguments)
+        app(arguments)
     except UserError as error:
         console.file.flush()
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True, style="red")

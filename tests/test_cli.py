@@ -55,6 +55,7 @@ def test_recipes_lists_a_folder(recipe: Path) -> None:
         ),
         (["check", "mine.yaml", "data.task=gsm8k", "data.path=nowhere"], ["nowhere"]),
         (["check", "mine.yaml", "output=mine.yaml/below"], ["output", "mine.yaml"]),
+        (["sweep", "mine.yaml", "output=mine.yaml/below"], ["output", "mine.yaml"]),
         (["compare", "."], ["."]),
         (["calibrate", "mine.yaml", "sweep.methods=[standard]"], ["sweep.methods"]),
         (["evaluate", "mine.yaml", "--model", "nowhere"], ["nowhere", "model.safetensors"]),
@@ -80,3 +81,21 @@ def test_nothing_to_resume(recipe: Path) -> None:
     done = raymdm("sweep", "mine.yaml", "--resume", "tracking.mlflow=false", cwd=recipe.parent)
     assert done.returncode == 2
     assert "no unfinished sweep" in done.stderr
+
+
+def test_in_a_job_a_relative_output_lasts(recipe: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raymdm.cli", "check", "mine.yaml"], cwd=recipe.parent, capture_output=True, text=True,
+        check=True, env=os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": "{}", "HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    assert f"output: {tmp_path / 'home' / 'runs'}" in done.stdout
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "train", "evaluate", "sweep"])
+def test_job_scripts_take_the_recipe_as_an_option(recipe: Path, repo_root: Path, verb: str) -> None:
+    done = subprocess.run(
+        [sys.executable, repo_root / "jobs" / f"{verb}.py", "--recipe", "mine.yaml", "train.lrr=1", "--help"],
+        cwd=recipe.parent, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "RECIPE" in done.stdout

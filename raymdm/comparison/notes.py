@@ -75,6 +75,11 @@ def _reading(sweep: Sweep, comparison: Comparison) -> list[str]:
             "arm: its NLL is exact, a masked diffusion model's is an upper bound, so the two are not set against each "
             "other. It has no masks: its variance is data noise alone."
         )
+    if "arm" in families and len(sweep.seeds.get("arm", [])) > 1:
+        found.append(
+            "arm: a seed changes masking rates and masks alone, and an ARM has neither. Without dropout its seeds "
+            "repeat one run, so a spread of 0 says nothing about how ARMs vary."
+        )
     if "arm" in families and sweep.recipe.arm_model:
         found.append("arm trains another model (arm_model): its difference is one of model and method together.")
     if any(METHODS[method].mask == "bernoulli" and METHODS[method].family == "mdm" for method in comparison.methods):

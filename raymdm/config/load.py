@@ -28,16 +28,14 @@ UNHASHED = frozenset(
         "train.max_failures",
         "sweep.max_failures",
         # Where and how many at once: the draws are keyed by row, not by the process that makes them. (The number of
-        # workers and the batch sizes change the order in which floats are added, so they are hashed.)
+        # workers and the batch sizes change the order in which floats are added, and a GPU computes in bf16: they are
+        # hashed.)
         "sweep.max_concurrent",
         "train.cpus_per_worker",
-        "train.gpus_per_worker",
         "calibrate.num_actors",
         "calibrate.cpus_per_actor",
-        "calibrate.gpus_per_actor",
         "evaluate.num_actors",
         "evaluate.cpus_per_actor",
-        "evaluate.gpus_per_actor",
     }
 )
 """Fields and sections that cannot change a result, and so are no part of a recipe's hash."""

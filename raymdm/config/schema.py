@@ -126,7 +126,8 @@ class ModelConfig(Section):
     """Initialisation of `tiny`, the same for every run: it stands for a shared pretrained checkpoint."""
     attn_implementation: Literal["sdpa", "eager", "flex_attention", "flash_attention_2"] = "sdpa"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Parameters' type; the forward pass runs in bf16 on a GPU either way."""
+    """Type of the parameters, in training too: bfloat16 halves their memory but rounds small updates away. The forward
+    pass runs in bf16 on a GPU either way."""
     trust_remote_code: bool = False
     """Run code that a model repository ships. Off unless you read that code."""
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -151,7 +152,7 @@ class TrainConfig(Section):
     cpus_per_worker: PositiveFloat = 0.98
     """CPUs a worker reserves; just under one leaves room for the process that drives it."""
     gpus_per_worker: float = Field(default=0, ge=0)
-    """GPUs a worker reserves; 0 trains on CPU."""
+    """GPUs a worker reserves; 0 trains on CPU. Workers of one run cannot share a GPU."""
     lr: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -181,6 +182,12 @@ class TrainConfig(Section):
     """Steps a line of logged metrics covers."""
     max_failures: NonNegativeInt = 2
     """Restarts of a run's workers after a crash, each from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _gpus_unshared(self) -> "TrainConfig":
+        if self.num_workers > 1 and self.gpus_per_worker % 1:
+            raise ValueError("`gpus_per_worker` must be whole with several workers: they cannot share a GPU (NCCL)")
+        return self
 
 
 class CalibrateConfig(Section):

@@ -55,7 +55,7 @@ def load_split(folder: Path, split: str, max_examples: int | None = None) -> Spl
     """
     file = Path(folder) / f"{split}.parquet"
     if not file.is_file():
-        raise UserError(f"{file} does not exist. Prepare the data first (`raymdm.data.prepare.prepare`)")
+        raise UserError(f"{file} is not there on this node: `output` must be a folder that all nodes share")
     table = pyarrow.parquet.read_table(file).slice(0, max_examples).combine_chunks()
     lists = table["input_ids"].combine_chunks()
     lengths = lists.value_lengths().to_numpy()

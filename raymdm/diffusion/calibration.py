@@ -26,7 +26,9 @@ def summarise(moments: GridMoments, eps: float, starts: int, uniform_mix: float,
     w = moments.root_second_moment
     fit = fit_epr(t, width, w, starts, seed)
     density = fit.epr.density(eps, uniform_mix)
-    mean_loss = float((moments.mean * width).sum(1).mean() / (1 - eps))
+    means = (moments.mean * width).sum(1) / (1 - eps)
+    # the square of a mean over few sequences is too large by its variance
+    squared_mean = float(means.mean() ** 2 - means.var(ddof=1) / len(means))
     uniform = np.full_like(t, 1 / (1 - eps))
     optimum = w / (w * width).sum()
     # the grid's own normalisation, so that the three are compared by one quadrature
@@ -40,11 +42,11 @@ def summarise(moments: GridMoments, eps: float, starts: int, uniform_mix: float,
         "kl": fit.kl,
         "weight_min": low,
         "weight_max": high,
-        "mean_loss": mean_loss,
+        "mean_loss": float(means.mean()),
         "variance": {
-            "epr": expected_variance(w, used, width, mean_loss, eps),
-            "optimum": expected_variance(w, optimum, width, mean_loss, eps),
-            "uniform": expected_variance(w, uniform, width, mean_loss, eps),
+            "epr": expected_variance(w, used, width, squared_mean, eps),
+            "optimum": expected_variance(w, optimum, width, squared_mean, eps),
+            "uniform": expected_variance(w, uniform, width, squared_mean, eps),
         },
         "decomposition": {
             "epr": decompose_on_grid(moments, width, used, eps)._asdict(),

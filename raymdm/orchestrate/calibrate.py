@@ -24,9 +24,10 @@ from raymdm.diffusion.moments import GridMoments
 from raymdm.errors import UserError
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
+from raymdm.models.precision import precision
 from raymdm.orchestrate.folder import write_json
 from raymdm.orchestrate.pool import run_blocks
-from raymdm.training.step import diffusion_forward, precision
+from raymdm.training.step import diffusion_forward
 
 
 class Calibrator:
@@ -42,11 +43,10 @@ class Calibrator:
         self._ids = tokenizer.mask_token_id, tokenizer.pad_token_id
         self._denoiser = Denoiser(load_model(settings.model, tokenizer, "mdm"), shift=False).to(self._device).eval()
         self._split = loading.load_split(folder, "train")
-        self._methods = {METHODS[name].mask_name: METHODS[name] for name in METHODS}
 
     def __call__(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """pairs: columns mask (one value), row (of the training split), t_index, t."""
-        losses = self._losses(self._methods[pairs["mask"].iloc[0]], pairs)
+        losses = self._losses(_method(pairs["mask"].iloc[0]), pairs)
         return pairs.assign(
             count=losses.shape[1], sum_loss=losses.sum(axis=1), sum_loss_sq=(losses * losses).sum(axis=1)
         )
@@ -106,7 +106,8 @@ def _pairs(recipe: Recipe, mask: str, data: Path) -> pd.DataFrame:
 
 
 def _method(mask: str) -> MethodSpec:
-    return next(method for method in METHODS.values() if method.mask_name == mask)
+    """A method with this masking; which one does not matter to the losses."""
+    return next(method for method in METHODS.values() if method.family == "mdm" and method.mask_name == mask)
 
 
 def _measure(recipe: Recipe, pairs: pd.DataFrame, data: Path) -> pd.DataFrame:

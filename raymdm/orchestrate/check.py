@@ -7,8 +7,8 @@ from pathlib import Path
 
 from raymdm.config.schema import Recipe
 from raymdm.data.prepare import check_source
-from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
+from raymdm.orchestrate.folder import writable
 
 
 def check(recipe: Recipe) -> Iterator[str]:
@@ -27,12 +27,3 @@ def check(recipe: Recipe) -> Iterator[str]:
         yield f"data and tokenizer: task {recipe.data.task}, {recipe.data.path or 'generated'}, {model.tokenizer.kind}"
     writable(Path(recipe.output))
     yield f"output: {Path(recipe.output).absolute()}"
-
-
-def writable(output: Path) -> None:
-    """Raise UserError unless results can be written to `output`, which need not exist yet."""
-    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(
-            f"output: cannot write to {output} ({existing} is not writable): choose another with output=DIR"
-        )

@@ -30,19 +30,33 @@ ENVIRONMENT = {
 }
 
 
+Node = tuple[float, float]
+"""CPUs and GPUs of a node."""
+
+
 @dataclass(frozen=True)
 class Capacity:
-    """The most a cluster can hold, all nodes that its autoscaler may add included."""
+    """The nodes a cluster can have, those that its autoscaler may add included."""
 
-    cpus: float
-    gpus: float
+    nodes: tuple[Node, ...]
     source: str
 
-    def holds(self, cpus: float, gpus: float) -> int:
-        """How many requests of this size fit at once."""
-        by_cpu = self.cpus / cpus + 1e-9
-        by_gpu = self.gpus / gpus + 1e-9 if gpus else math.inf
-        return math.floor(min(by_cpu, by_gpu))
+    @property
+    def cpus(self) -> float:
+        return sum(cpus for cpus, _ in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(gpus for _, gpus in self.nodes)
+
+    def holds(self, count: int, cpus: float, gpus: float, driver: float = 0.0) -> int:
+        """How many groups fit at once, each of `count` processes of this size and a driver of `driver` CPUs.
+
+        A process must fit on one node; those of a group may lie on several.
+        """
+        processes = sum(math.floor(min(c / cpus, g / gpus if gpus else math.inf) + 1e-9) for c, g in self.nodes)
+        by_cpu = math.floor(self.cpus / (driver + count * cpus) + 1e-9)
+        return min(processes // count, by_cpu)
 
 
 @contextmanager
@@ -76,63 +90,66 @@ def capacity() -> Capacity:
     if not ray.is_initialized():
         import torch
 
-        return Capacity(float(ray._private.utils.get_num_cpus()), float(torch.cuda.device_count()), "this machine")
-    now, most = ray.cluster_resources(), autoscaled(Path.home() / "ray_bootstrap_config.yaml")
-    for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
-        most[name] = max(most.get(name, 0), amount)
-    cpus, gpus = (max(now.get(name, 0), most.get(name, 0)) for name in ("CPU", "GPU"))
-    return Capacity(cpus, gpus, "the cluster")
+        here = float(ray._private.utils.get_num_cpus()), float(torch.cuda.device_count())
+        return Capacity((here,), "this machine")
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    now = tuple((node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive)
+    later = autoscaled(Path.home() / "ray_bootstrap_config.yaml")
+    return Capacity(max(now, later, key=lambda nodes: sum(cpus + gpus for cpus, gpus in nodes)), "the cluster")
 
 
-def autoscaled(launched: Path) -> dict[str, float]:
-    """The most of each resource that a cluster's autoscaler may bring up; empty when `ray up` did not launch it.
+def autoscaled(launched: Path) -> tuple[Node, ...]:
+    """The nodes that a cluster's autoscaler may bring up, head included; none when `ray up` did not launch it.
 
     `launched`: the cluster.yaml that the launcher leaves on the head node, which the launcher's autoscaler publishes
     nowhere else.
     """
     if not launched.exists():
-        return {}
+        return ()
     config = yaml.safe_load(launched.read_text())
-    total: dict[str, float] = {}
-    for name, node in config["available_node_types"].items():
+    nodes: list[Node] = []
+    for name, kind in config["available_node_types"].items():
         head = name == config["head_node_type"]
-        count = 1 if head else min(node.get("max_workers", 0), config.get("max_workers", 0))
-        for resource, amount in node.get("resources", {}).items():
-            total[resource] = total.get(resource, 0) + count * amount
-    return total
+        count = 1 if head else min(kind.get("max_workers", 0), config.get("max_workers", 0))
+        resources = kind.get("resources", {})
+        nodes += [(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))] * count
+    return tuple(nodes)
 
 
 def slots(recipe: Recipe, have: Capacity) -> int:
     """Runs at once. Raises UserError, with every problem, when something asked for could never be scheduled.
 
-    A run is a driver, its training workers and, later, its evaluation actors. The workers are placed together, so
-    they and their driver must fit beside each other; otherwise they would wait for CPUs that the driver holds.
+    A run is a driver, its training workers and, later, its evaluation actors. The workers start together, so they and
+    their driver must fit beside each other; otherwise they would wait for CPUs that the driver holds.
     """
     train, evaluate, calibrate = recipe.train, recipe.evaluate, recipe.calibrate
     needs = {
-        "train": (train.num_workers, "num_workers", train.cpus_per_worker, train.gpus_per_worker, DRIVER_CPUS),
-        "evaluate": (evaluate.num_actors, "num_actors", evaluate.cpus_per_actor, evaluate.gpus_per_actor, DRIVER_CPUS),
+        "train.num_workers": (train.num_workers, train.cpus_per_worker, train.gpus_per_worker, DRIVER_CPUS),
+        "evaluate.num_actors": (evaluate.num_actors, evaluate.cpus_per_actor, evaluate.gpus_per_actor, DRIVER_CPUS),
     }
     if any(METHODS[name].density == "calibrated" for name in (*recipe.sweep.methods, recipe.method)):
-        needs["calibrate"] = (
-            calibrate.num_actors, "num_actors", calibrate.cpus_per_actor, calibrate.gpus_per_actor, 0.0,
+        needs["calibrate.num_actors"] = (
+            calibrate.num_actors, calibrate.cpus_per_actor, calibrate.gpus_per_actor, 0.0,
         )  # fmt: skip
     problems = []
-    for section, (count, field, cpus, gpus, driver) in needs.items():
-        if not have.holds(driver + count * cpus, count * gpus):
+    for field, (count, cpus, gpus, driver) in needs.items():
+        if not have.holds(count, cpus, gpus, driver):
             beside = f" beside a driver of {driver:g} CPU" if driver else ""
             problems.append(
-                f"{section}.{field}={count} asks for {count * cpus:g} CPUs and {count * gpus:g} GPUs{beside}, but "
-                f"{have.source} can never hold more than {have.cpus:g} CPUs and {have.gpus:g} GPUs, so it would wait "
-                f"for ever: lower {section}.{field} or {section}.cpus_per_{field[4:-1]}"
+                f"{field}={count} asks for {count} times {cpus:g} CPUs and {gpus:g} GPUs{beside}, but "
+                f"{have.source} can never hold that ({_described(have)}), so it would wait for ever: lower {field} or "
+                f"{field.split('.')[0]}.cpus_per_{field.split('_')[1][:-1]}"
             )
     if problems:
         raise UserError("\n".join(problems))
-    size = DRIVER_CPUS + train.num_workers * train.cpus_per_worker
-    fit = have.holds(size, train.num_workers * train.gpus_per_worker)
+    fit = have.holds(train.num_workers, train.cpus_per_worker, train.gpus_per_worker, DRIVER_CPUS)
     if recipe.sweep.max_concurrent and recipe.sweep.max_concurrent > fit:
         raise UserError(
-            f"sweep.max_concurrent={recipe.sweep.max_concurrent}: {have.source} holds at most {fit} runs of "
-            f"{size:g} CPUs and {train.num_workers * train.gpus_per_worker:g} GPUs at once: lower it, or leave it out"
+            f"sweep.max_concurrent={recipe.sweep.max_concurrent}: {have.source} ({_described(have)}) holds at most "
+            f"{fit} runs at once: lower it, or leave it out"
         )
     return recipe.sweep.max_concurrent or fit
+
+
+def _described(have: Capacity) -> str:
+    return f"{have.cpus:g} CPUs and {have.gpus:g} GPUs on {len(have.nodes)} node{'s' if len(have.nodes) != 1 else ''}"

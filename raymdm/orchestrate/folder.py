@@ -4,15 +4,19 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from raymdm import __version__
 from raymdm.config.load import config_hash, differences, dump_recipe, load_recipe
-from raymdm.config.schema import Recipe
+from raymdm.config.schema import ModelConfig, Recipe
 from raymdm.errors import UserError
 
 PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "scipy", "mlflow")
@@ -54,6 +58,22 @@ class SweepFolder:
         self.update(stage_seconds=before | {name: before.get(name, 0.0) + s for name, s in stages.items()})
 
 
+def localised(recipe: Recipe) -> Recipe:
+    """The recipe with its output and local model folders as absolute paths: Ray's workers run in other directories.
+
+    Raises UserError when the output cannot be written.
+    """
+    writable(Path(recipe.output))
+
+    def local(model: ModelConfig | None) -> ModelConfig | None:
+        if model is None or model.path is None or not Path(model.path).is_dir():
+            return model  # a name on a hub
+        return model.model_copy(update={"path": str(Path(model.path).absolute())})
+
+    changes = {"output": str(Path(recipe.output).absolute()), "model": local(recipe.model)}
+    return recipe.model_copy(update=changes | {"arm_model": local(recipe.arm_model)})
+
+
 def create(recipe: Recipe) -> SweepFolder:
     """A new folder `<output>/<name>-<time>` with recipe.yaml and sweep.json.
 
@@ -88,24 +108,47 @@ def create(recipe: Recipe) -> SweepFolder:
 
 
 def latest_unfinished(recipe: Recipe) -> SweepFolder:
-    """The newest sweep of this recipe's name that has not finished; refuses one that ran another recipe.
+    """The newest sweep of this recipe that has not finished, its stored recipe brought up to date.
 
-    Raises UserError when there is none, or when what can change results differs; then it shows the differences.
+    Sweeps of the same name that ran another recipe are passed over. Raises UserError when there is none; when only such
+    sweeps are left, it shows what differs in the newest.
     """
-    candidates = sorted(Path(recipe.output).absolute().glob(f"{recipe.name}-[0-9]*-[0-9]*/sweep.json"), reverse=True)
-    for candidate in candidates:
-        folder = SweepFolder(candidate.parent)
-        if folder.state()["status"] == "finished":
-            continue
-        changed = differences(folder.recipe(), recipe)
-        if changed:
-            raise UserError(
-                f"{folder.path} was started with another recipe, so its runs cannot go on with this one:\n"
-                + "\n".join(f"  {line}" for line in changed)
-                + "\nUndo the changes to resume, or start a new sweep without --resume"
-            )
-        return folder
-    raise UserError(f"no unfinished sweep {recipe.name!r} in {recipe.output}: start one without --resume")
+    paths = sorted(Path(recipe.output).absolute().glob(f"{recipe.name}-[0-9]*-[0-9]*/sweep.json"), reverse=True)
+    folders = [SweepFolder(path.parent) for path in paths]
+    unfinished = [f for f in folders if f.state()["name"] == recipe.name and f.state()["status"] != "finished"]
+    for folder in unfinished:
+        if folder.state()["config_hash"] == config_hash(recipe):
+            # workers and scheduling may have changed, which changes no result
+            (folder.path / "recipe.yaml").write_text(dump_recipe(recipe))
+            return folder
+    if not unfinished:
+        raise UserError(f"no unfinished sweep {recipe.name!r} in {recipe.output}: start one without --resume")
+    changed = "\n".join(f"  {line}" for line in differences(unfinished[0].recipe(), recipe))
+    raise UserError(
+        f"{unfinished[0].path} was started with another recipe, so its runs cannot go on with this one:\n{changed}\n"
+        "Undo the changes to resume, or start a new sweep without --resume"
+    )
+
+
+@contextmanager
+def owned(folder: SweepFolder) -> Iterator[None]:
+    """Hold the sweep's lock. Raises UserError while another process runs this sweep."""
+    lock = FileLock(folder.path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder.path} is being run by another process: wait for it, or stop it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def writable(output: Path) -> None:
+    """Raise UserError unless results can be written to `output`, which need not exist yet."""
+    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"output: cannot write to {output} ({existing} is not writable): choose another, output=DIR")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

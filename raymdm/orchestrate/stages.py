@@ -1,14 +1,17 @@
 """Single stages run by hand: calibrate a recipe, score a model."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
 
+from raymdm.config.load import config_hash
 from raymdm.config.schema import METHODS, Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate
 from raymdm.orchestrate.evaluate import evaluate
+from raymdm.orchestrate.folder import localised, writable
 from raymdm.orchestrate.sweep import prepare_data
 
 
@@ -17,13 +20,15 @@ def calibrate_recipe(recipe: Recipe, output: Path | None, console: Console) -> l
 
     Raises UserError when no method of the recipe has a calibrated density.
     """
+    recipe = localised(recipe)
     names = [*recipe.sweep.methods, recipe.method]
     masks = sorted({METHODS[name].mask_name for name in names if METHODS[name].density == "calibrated"})
     if not masks:
         raise UserError(
             f"sweep.methods: none of {', '.join(dict.fromkeys(names))} has a calibrated density: add p_pots"
         )
-    target = output or Path(recipe.output) / f"{recipe.name}-calibrations"
+    target = output or Path(recipe.output) / f"{recipe.name}-calibrations-{config_hash(recipe)}"
+    writable(target)
     with cluster.connected():
         cluster.slots(recipe, cluster.capacity())
         return list(calibrate(recipe, masks, prepare_data(recipe, console)["mdm"], target.absolute()).values())
@@ -32,10 +37,15 @@ def calibrate_recipe(recipe: Recipe, output: Path | None, console: Console) -> l
 def evaluate_model(recipe: Recipe, model: Path, output: Path, console: Console) -> float:
     """Score a model folder, trained with the recipe's `method`, on the test split; returns the mean score.
 
-    Raises UserError when the folder has no model.safetensors.
+    Raises UserError when the folder has no model.safetensors, or a model of the other family.
     """
+    recipe = localised(recipe)
     if not (model / "model.safetensors").exists():
         raise UserError(f"--model: {model} holds no model.safetensors: give the `model` folder of a run")
+    family = "mdm" if json.loads((model / "config.json").read_text()).get("is_causal") is False else "arm"
+    if family != METHODS[recipe.method].family:
+        raise UserError(f"--model: {model} was trained as {family}, but method is {recipe.method}: set method=...")
+    writable(output.parent)
     with cluster.connected():
         cluster.slots(recipe, cluster.capacity())
         data = prepare_data(recipe, console)[METHODS[recipe.method].family]

@@ -18,24 +18,33 @@ from raymdm.data import loading
 from raymdm.data.prepare import prepare
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate
-from raymdm.orchestrate.folder import SweepFolder, create, latest_unfinished, trial_name, write_json
+from raymdm.orchestrate.folder import (
+    SweepFolder,
+    create,
+    latest_unfinished,
+    localised,
+    owned,
+    trial_name,
+    write_json,
+)
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.trial import run_trial
 from raymdm.tracking.jsonl import JsonlTracker
 from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri, without_password
 from raymdm.tracking.mlflow_tracker import MlflowTracker
-from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker
+from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker, TrialStatus
 
 Cell = tuple[str, int]
 
 
 def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
-    """Run the recipe's grid to its end; what happened is in the folder's sweep.json.
+    """Run the recipe's grid to its end, or to Ctrl-C; what happened is in the folder's sweep.json.
 
     With `resume`, the latest unfinished sweep of the recipe goes on: what is done is not done again. Raises UserError
-    for what a user can mend, before anything is trained and before there is a folder.
+    for what a user can mend, before anything is trained and before there is a folder; KeyboardInterrupt likewise.
     """
     started = time.monotonic()
+    recipe = localised(recipe)
     if resume:
         latest_unfinished(recipe)
     with cluster.connected():
@@ -44,20 +53,26 @@ def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
         data = prepare_data(recipe, console)
         prepared = time.monotonic()
         connection = connect_mlflow(recipe)
+        recipe = without_secrets(recipe)
         folder = latest_unfinished(recipe) if resume else create(recipe)
-        folder.update(status="running", slots=slots)
-        folder.add_seconds(connect=connected - started, data=prepared - connected, tracking=time.monotonic() - prepared)
-        console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
-        tracker = open_tracker(recipe, folder, connection)
-        status: SweepStatus = "interrupted"
-        try:
-            calibrate_methods(recipe, folder, data, console)
-            run_cells(recipe, folder, data, slots, tracker, console)
-            status = outcome(recipe, folder)
-        finally:
-            tracker.close(status)
-            wall = folder.state()["wall_seconds"] + time.monotonic() - started
-            folder.update(status=status, wall_seconds=wall)
+        with owned(folder):
+            folder.update(status="running", slots=slots)
+            folder.add_seconds(
+                connect=connected - started, data=prepared - connected, tracking=time.monotonic() - prepared
+            )
+            console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
+            tracker = open_tracker(recipe, folder, connection)
+            status: SweepStatus = "interrupted"
+            try:
+                calibrate_methods(recipe, folder, data, console)
+                run_cells(recipe, folder, data, slots, tracker, console)
+                status = outcome(recipe, folder)
+            except KeyboardInterrupt:
+                console.print("stopping", highlight=False)
+            finally:
+                tracker.close(status)
+                wall = folder.state()["wall_seconds"] + time.monotonic() - started
+                folder.update(status=status, wall_seconds=wall)
     return folder
 
 
@@ -116,6 +131,13 @@ def connect_mlflow(recipe: Recipe) -> Connection | None:
     return connect(uri, recipe.tracking.experiment or recipe.name, output / "mlflow-artifacts")
 
 
+def without_secrets(recipe: Recipe) -> Recipe:
+    """The recipe as it may be written down: without a password in the tracking URI."""
+    uri = recipe.tracking.uri
+    tracking = recipe.tracking.model_copy(update={"uri": without_password(uri, uri) if uri else None})
+    return recipe.model_copy(update={"tracking": tracking})
+
+
 def open_tracker(recipe: Recipe, folder: SweepFolder, connection: Connection | None) -> Tracker:
     """JSON lines and, unless switched off, MLflow."""
     trackers: list[Tracker] = [JsonlTracker(folder.path / "trials")]
@@ -133,7 +155,7 @@ def _tags(recipe: Recipe, folder: SweepFolder) -> dict[str, str]:
 
 @dataclass
 class _Observer(tune.Callback):
-    """Passes on what Tune hears from the runs: to the tracker, to the screen, and errors into result.json."""
+    """Passes on what Tune hears from the runs, to the tracker and to the screen."""
 
     recipe: Recipe
     folder: SweepFolder
@@ -144,12 +166,10 @@ class _Observer(tune.Callback):
         return tune.Callback, ()  # Tune saves its callbacks; this one belongs to the process
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        name = _name(trial)
         method, seed = trial.config["cell"]
         (self.folder.trial(method, seed) / "result.json").unlink(missing_ok=True)  # an earlier failure
-        tags = _tags(self.recipe, self.folder) | {"method": method, "seed": str(seed)}
-        self.tracker.start(name, params(self.recipe, method, seed), tags)
-        self.progress.started(name)
+        self._start((method, seed))
+        self.progress.started(_name(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -159,28 +179,46 @@ class _Observer(tune.Callback):
             self.progress.result(_name(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        path = self.folder.trial(*trial.config["cell"])
-        if not (path / "result.json").exists():
+        method, seed = trial.config["cell"]
+        if not (self.folder.trial(method, seed) / "result.json").exists():
             return  # stopped from outside
-        metrics = json.loads((path / "result.json").read_text())["metrics"]
-        self.tracker.log_summary(_name(trial), metrics)
-        method = METHODS[trial.config["cell"][0]]
-        density = self.folder.calibrations / method.mask_name
-        files = [path / "scores.parquet", self.folder.path / "recipe.yaml"]
-        if method.density == "calibrated":
-            files += [density / "density.json", density / "density.png"]
-        self.tracker.artifacts(_name(trial), [file for file in files if file.exists()])
-        self.tracker.finish(_name(trial), "finished", None)
-        self.progress.ended(_name(trial), "finished")
+        self.progress.ended(_name(trial), self._end((method, seed)))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The run's driver process was lost more often than `sweep.max_failures` allows."""
         method, seed = trial.config["cell"]
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
         failure = {"task": self.recipe.data.task, "model": self.recipe.model_for(method).path or "tiny",
                    "method": method, "seed": seed, "status": "failed", "error": error, "metrics": {}}  # fmt: skip
         write_json(self.folder.trial(method, seed) / "result.json", failure)
-        self.tracker.finish(_name(trial), "failed", error)
-        self.progress.ended(_name(trial), "failed")
+        self.progress.ended(_name(trial), self._end((method, seed)))
+
+    def replay(self, cell: Cell) -> None:
+        """Tell the tracker of a cell that finished before: the sweep may have ended before it heard of it."""
+        self._start(cell)
+        lines = (self.folder.trial(*cell) / "metrics.jsonl").read_text().splitlines()
+        self.tracker.log(trial_name(*cell), [json.loads(line) for line in lines])
+        self._end(cell)
+
+    def _start(self, cell: Cell) -> None:
+        method, seed = cell
+        tags = _tags(self.recipe, self.folder) | {"method": method, "seed": str(seed)}
+        self.tracker.start(trial_name(method, seed), params(self.recipe, method, seed), tags)
+
+    def _end(self, cell: Cell) -> TrialStatus:
+        """Tell the tracker what result.json says; returns the run's status."""
+        name, path = trial_name(*cell), self.folder.trial(*cell)
+        result = json.loads((path / "result.json").read_text())
+        status: TrialStatus = result["status"]
+        self.tracker.log_summary(name, result["metrics"])
+        method = METHODS[cell[0]]
+        files = [path / "scores.parquet", self.folder.path / "recipe.yaml"]
+        if method.density == "calibrated":
+            density = self.folder.calibrations / method.mask_name
+            files += [density / "density.json", density / "density.png"]
+        self.tracker.artifacts(name, [file for file in files if file.exists()])
+        self.tracker.finish(name, status, result["error"])
+        return status
 
 
 def _name(trial: Trial) -> str:
@@ -199,12 +237,16 @@ def run_cells(
     """Tune over the cells that have no result yet; returns when all have ended or the user interrupts."""
     cells = grid(recipe)
     waiting = [cell for cell in cells if not finished(folder, cell)]
+    progress = Progress([trial_name(*cell) for cell in waiting], slots, console)
+    observer = _Observer(recipe, folder, tracker, progress)
     if len(waiting) < len(cells):
         console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
+        for cell in cells:
+            if cell not in waiting:
+                observer.replay(cell)
     if not waiting:
         return
     started = time.monotonic()
-    progress = Progress([trial_name(*cell) for cell in waiting], slots, console)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"CPU": cluster.DRIVER_CPUS}),
         param_space={
@@ -217,7 +259,7 @@ def run_cells(
             name=f"tune-{time.time_ns()}",
             storage_path=str(folder.path / "tune"),
             failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
-            callbacks=[_Observer(recipe, folder, tracker, progress), JsonLoggerCallback()],
+            callbacks=[observer, JsonLoggerCallback()],
             verbose=0,
         ),
     )

@@ -12,6 +12,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 
 from raymdm.config.schema import Recipe
+from raymdm.errors import UserError
 
 
 def worker_loop(config: dict[str, str | int]) -> None:
@@ -28,18 +29,21 @@ def worker_loop(config: dict[str, str | int]) -> None:
     density = Path(str(config["density"])) if config["density"] else None
     torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
     context, last = ray.train.get_context(), ray.train.get_checkpoint()
+    job = Job(recipe, str(config["method"]), int(config["seed"]), Path(str(config["data"])), density)
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            Job(recipe, str(config["method"]), int(config["seed"]), Path(str(config["data"])), density),
-            Worker(
-                report=_report,
-                rank=context.get_world_rank(),
-                world_size=context.get_world_size(),
-                device=get_device(),
-                wrap=prepare_model,
-                resume=Path(last.to_directory(folder)) if last else None,
-            ),
+        worker = Worker(
+            report=_report,
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=get_device(),
+            wrap=prepare_model,
+            resume=Path(last.to_directory(folder)) if last else None,
         )
+        try:
+            train(job, worker)
+        except UserError as error:
+            # it would come again: reported rather than raised, so that no failure policy tries it again
+            ray.train.report({"error": str(error)})
 
 
 def _report(metrics: dict[str, Any], folder: Path | None) -> None:
@@ -58,7 +62,8 @@ def run_training(
 ) -> Checkpoint:
     """Train one run to its end; returns its last checkpoint, which holds the best model in `best/`.
 
-    `name` under `storage` is the resume key: a run of that name goes on from its last checkpoint.
+    `name` under `storage` is the resume key: a run of that name goes on from its last checkpoint. Raises UserError for
+    what would go wrong again, and Ray's TrainingFailedError when workers failed more than `train.max_failures` times.
     """
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -90,5 +95,7 @@ def run_training(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     ).fit()
+    if result.metrics and "error" in result.metrics:
+        raise UserError(result.metrics["error"])
     assert result.checkpoint is not None
     return result.checkpoint

@@ -3,52 +3,77 @@
 import json
 import shutil
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-from ray.train import Checkpoint
+from ray.train import Checkpoint, UserCallback
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Queue
 
-from raymdm.config.schema import METHODS
+from raymdm.config.schema import METHODS, Recipe
 from raymdm.data import loading
+from raymdm.errors import UserError
 from raymdm.orchestrate.evaluate import evaluate
 from raymdm.orchestrate.folder import SweepFolder, trial_name, write_json
 from raymdm.orchestrate.train import run_training
 from raymdm.training.state import load_state
 
 
+class Forward(UserCallback):
+    """Hands rank 0's reports to Tune."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
+        self._queue.put(metrics[0])
+
+
 def run_trial(config: dict[str, Any]) -> None:
-    """The function Tune runs for a cell; it only drives a trainer and an evaluation.
+    """The function Tune runs for a cell; it only drives a trainer and an evaluation, and leaves result.json.
 
     config: `sweep` (the sweep's folder), `data` (method family -> prepared data folder), `cell` (method, seed).
-    What is done already is not done again: training resumes by its name, a trained model is only scored.
+    What is done already is not done again: training resumes by its name, a trained model is only scored. A failure is
+    written down, not raised: Tune tries a cell again only when this process was lost.
     """
-    started = time.monotonic()
     folder, (method, seed) = SweepFolder(Path(config["sweep"])), config["cell"]
-    target = folder.trial(method, seed)
-    recipe, spec = folder.recipe(), METHODS[method]
-    data = Path(config["data"][spec.family])
-    density = folder.calibrations / spec.mask_name / "density.json" if spec.density == "calibrated" else None
-    name, storage = trial_name(method, seed), folder.path / "train"
-    if not (target / "summary.json").exists():
-        checkpoint = run_training(recipe, method, seed, data, density, name, storage, [TuneReportCallback()])
-        keep_best(checkpoint, target)
-    summary = json.loads((target / "summary.json").read_text())
-    tune.report({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": []})
-    evaluating = time.monotonic()
-    accuracy = evaluate(recipe, method, target / "model", data, target / "scores.parquet")
-    metrics = {
-        "accuracy": accuracy,
-        **summary,
-        "evaluate_seconds": time.monotonic() - evaluating,
-        "wall_seconds": time.monotonic() - started,
-    }
+    recipe, data = folder.recipe(), Path(config["data"][METHODS[method].family])
     result = {"task": loading.meta(data)["task"], "model": recipe.model_for(method).path or "tiny", "method": method,
-              "seed": seed, "status": "finished", "error": None, "metrics": metrics}  # fmt: skip
-    write_json(target / "result.json", result)
-    shutil.rmtree(storage / name)
-    tune.report({"phase": "finished", "step": summary["steps"], "total_steps": summary["steps"], "records": []})
+              "seed": seed}  # fmt: skip
+    # Tune takes results from this queue and from tune.report; two producers can block each other for ever, so
+    # everything goes through the one that Ray Train's reports need.
+    queue: Queue = TuneReportCallback()._training_actor_item_queue
+    try:
+        metrics = _train_and_score(recipe, folder, method, seed, data, queue)
+        result |= {"status": "finished", "error": None, "metrics": metrics}
+    except UserError as error:
+        result |= {"status": "failed", "error": str(error), "metrics": {}}
+    except TrainingFailedError:
+        result |= {"status": "failed", "error": traceback.format_exc(), "metrics": {}}
+    write_json(folder.trial(method, seed) / "result.json", result)
+    if result["status"] == "finished":
+        shutil.rmtree(folder.path / "train" / trial_name(method, seed), ignore_errors=True)
+    _drain(queue)
+
+
+def _train_and_score(
+    recipe: Recipe, folder: SweepFolder, method: str, seed: int, data: Path, queue: Queue
+) -> dict[str, Any]:
+    """The cell's metrics; the seconds are those of this attempt."""
+    started = time.monotonic()
+    spec, target = METHODS[method], folder.trial(method, seed)
+    density = folder.calibrations / spec.mask_name / "density.json" if spec.density == "calibrated" else None
+    if not (target / "summary.json").exists():
+        name, storage = trial_name(method, seed), folder.path / "train"
+        keep_best(run_training(recipe, method, seed, data, density, name, storage, [Forward(queue)]), target)
+    summary = json.loads((target / "summary.json").read_text())
+    queue.put({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": []})
+    scoring = time.monotonic()
+    accuracy = evaluate(recipe, method, target / "model", data, target / "scores.parquet")
+    ended = time.monotonic()
+    return {"accuracy": accuracy, **summary, "evaluate_seconds": ended - scoring, "wall_seconds": ended - started}
 
 
 def keep_best(checkpoint: Checkpoint, target: Path) -> None:
@@ -56,3 +81,10 @@ def keep_best(checkpoint: Checkpoint, target: Path) -> None:
     with checkpoint.as_directory() as folder:
         shutil.copytree(Path(folder) / "best", target / "model", dirs_exist_ok=True)
         write_json(target / "summary.json", load_state(Path(folder)).summary())
+
+
+def _drain(queue: Queue) -> None:
+    """Wait until Tune has taken every report, so that none is lost when this function ends."""
+    while not queue.empty():
+        time.sleep(0.1)
+    time.sleep(0.5)  # what was taken last is on its way through Tune's own queue

@@ -34,22 +34,6 @@ class Tracker(Protocol):
         """End the sweep."""
 
 
-class NullTracker:
-    """Keeps nothing."""
-
-    def start(self, trial: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None: ...
-
-    def log(self, trial: str, records: Sequence[Mapping[str, float]]) -> None: ...
-
-    def log_summary(self, trial: str, metrics: Mapping[str, float]) -> None: ...
-
-    def artifacts(self, trial: str, paths: Sequence[Path]) -> None: ...
-
-    def finish(self, trial: str, status: TrialStatus, error: str | None = None) -> None: ...
-
-    def close(self, status: SweepStatus) -> None: ...
-
-
 class FanOut:
     """Hands everything on to several trackers in turn, one call at a time even if threads call together."""
 

@@ -79,6 +79,8 @@ class Run:
     best: Path
     state: RunState = field(default_factory=RunState)
     records: list[dict[str, float]] = field(default_factory=list)
+    """Made since the last report."""
+    records_since_checkpoint: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(job: Job, worker: Worker) -> None:
@@ -103,6 +105,8 @@ def train(job: Job, worker: Worker) -> None:
             if run.state.step % run.eval_every == 0 or at_end:
                 evaluate(run)
                 stopped = _patience_spent(run)
+                if stopped and run.state.step % job.recipe.train.log_every and not at_end:
+                    close_window(run, report_due=False)
                 checkpoint(run, Path(scratch))
                 last_report = time.monotonic()
 
@@ -127,6 +131,7 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
     training = loading.load_split(job.data, "train")
     batch = settings.global_batch_size
     total = settings.max_steps or math.ceil(settings.epochs * len(training.input_ids) / batch)
+    assert (job.density is not None) == (method.density == "calibrated")
     density = (
         read_density(job.density, method.mask_name) if job.density else Density.uniform(smallest_rate(method.mask))
     )
@@ -135,6 +140,7 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
         StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
         training, loading.load_split(job.data, "validation", settings.max_validation_examples),
         total, settings.eval_every or math.ceil(len(training.input_ids) / batch), best, state,
+        records=list(state.records),  # the last report may have been lost; trackers keep a record once
     )  # fmt: skip
 
 
@@ -162,7 +168,7 @@ def train_step(run: Run) -> None:
     state.seconds += seconds
     # what every worker knows alone is divided by their number, so that a sum over workers is right for all seven
     shared = torch.tensor([float(norm), seconds, 1.0], dtype=torch.float64) / worker.world_size
-    state.window = (torch.tensor(state.window) + torch.cat([sums.cpu(), shared])).tolist()
+    state.window = (torch.tensor(state.window, dtype=torch.float64) + torch.cat([sums.cpu(), shared])).tolist()
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, schedule: str) -> float:
@@ -195,10 +201,10 @@ def close_window(run: Run, report_due: bool) -> bool:
         "train/step_seconds": seconds / steps,
         "train/seconds": state.seconds,
     }
-    run.records.append(record)
+    _record(run, record)
     added = [record["train/loss_variance"], record["train/backprop_variance"], record["train/grad_norm"]]
-    state.totals = [total + value for total, value in zip(state.totals, added, strict=True)]
-    state.windows += 1
+    state.totals = [total + steps * value for total, value in zip(state.totals, added, strict=True)]
+    state.totals_steps += round(steps)
     state.window = [0.0] * 7
     return due > 0
 
@@ -214,7 +220,7 @@ def evaluate(run: Run) -> None:
     nll = total / count
     if not math.isfinite(nll):
         raise UserError(f"the run diverged: validation NLL is {nll} at step {state.step}; lower train.lr")
-    run.records.append({"step": state.step, "val/nll": nll})
+    _record(run, {"step": state.step, "val/nll": nll})
     if state.best_nll is None or nll < state.best_nll:
         state.best_nll, state.best_step, state.evaluations_without_gain = nll, state.step, 0
         if worker.rank == 0:
@@ -227,6 +233,8 @@ def checkpoint(run: Run, scratch: Path) -> None:
     """Write a checkpoint on rank 0 and report it."""
     # the open window belongs to all workers: rank 0 saves their sum and carries it on
     run.state.window = _sum_over_workers(torch.tensor(run.state.window, dtype=torch.float64), run.worker).tolist()
+    run.state.records = run.records_since_checkpoint
+    run.records_since_checkpoint = []
     if run.worker.rank:
         run.state.window = [0.0] * len(run.state.window)
         return report(run, None)
@@ -250,6 +258,11 @@ def report(run: Run, folder: Path | None) -> None:
     }
     run.worker.report(metrics, folder)
     run.records = []
+
+
+def _record(run: Run, record: dict[str, float]) -> None:
+    run.records.append(record)
+    run.records_since_checkpoint.append(record)
 
 
 def _patience_spent(run: Run) -> bool:

@@ -32,15 +32,17 @@ class RunState:
     evaluations_without_gain: int = 0
     window: list[float] = field(default_factory=lambda: [0.0] * 7)
     """Sums of the log window that is open, over all workers."""
-    windows: int = 0
-    """Log windows closed."""
     totals: list[float] = field(default_factory=lambda: [0.0] * 3)
-    """Sums over closed windows of loss variance, back-propagated variance and gradient norm."""
+    """Loss variance, back-propagated variance and gradient norm of closed windows, times their steps."""
+    totals_steps: int = 0
+    """Steps of closed windows."""
+    records: list[dict[str, float]] = field(default_factory=list)
+    """Records made between the checkpoint before and this one."""
 
     def summary(self) -> dict[str, float | int | None]:
-        """What a finished run is known by. Variances and gradient norm are means over the closed log windows, so the
+        """What a finished run is known by. Variances and gradient norm are means over the log windows, so that the
         downward trend of the loss from window to window does not count as variance."""
-        loss_variance, backprop_variance, norm = (total / max(1, self.windows) for total in self.totals)
+        loss_variance, backprop_variance, norm = (total / max(1, self.totals_steps) for total in self.totals)
         return {
             "val_nll": self.best_nll,
             "best_step": self.best_step,

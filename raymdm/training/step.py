@@ -15,6 +15,7 @@ from raymdm.data.loading import Batch, Split, collate
 from raymdm.diffusion.masking import Masks
 from raymdm.diffusion.objective import autoregressive_losses, loss_sums, noise, sequence_losses
 from raymdm.diffusion.samplers import Density
+from raymdm.models.precision import precision
 from raymdm.training.draws import draw_rates, draw_step_masks
 
 
@@ -96,10 +97,6 @@ def _losses(
         return autoregressive_forward(model, batch, device)
     masks = draw_step_masks(inputs.method, inputs.seed, step, slots, t, batch.response_mask)
     return diffusion_forward(model, batch, masks, inputs.mask_id, device)
-
-
-def precision(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _exchange(model: nn.Module, last: bool) -> AbstractContextManager[None]:

@@ -11,7 +11,8 @@ from raymdm import keys
 from raymdm.config.schema import MethodSpec
 from raymdm.data.loading import Split, collate
 from raymdm.diffusion.masking import fixed_size_masks
-from raymdm.training.step import autoregressive_forward, diffusion_forward, precision
+from raymdm.models.precision import precision
+from raymdm.training.step import autoregressive_forward, diffusion_forward
 
 CHUNK = 64
 GOLDEN = (5**0.5 - 1) / 2

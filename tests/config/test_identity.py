@@ -16,9 +16,9 @@ def recipe(**fields) -> Recipe:
 
 
 SCHEDULING = {
-    "train": {"cpus_per_worker": 3.0, "gpus_per_worker": 1.0, "max_failures": 9},
-    "calibrate": {"num_actors": 4, "cpus_per_actor": 2.0, "gpus_per_actor": 0.5},
-    "evaluate": {"num_actors": 4, "cpus_per_actor": 2.0, "gpus_per_actor": 0.5},
+    "train": {"cpus_per_worker": 3.0, "max_failures": 9},
+    "calibrate": {"num_actors": 4, "cpus_per_actor": 2.0},
+    "evaluate": {"num_actors": 4, "cpus_per_actor": 2.0},
     "sweep": {"max_concurrent": 2, "max_failures": 5},
 }
 
@@ -61,6 +61,7 @@ def test_labels_and_scheduling_leave_the_hash_alone(change):
         ({"train": {"lr": 0.5}}, "train.lr: 5e-05 -> 0.5"),
         ({"train": {"num_workers": 2}}, "train.num_workers: 1 -> 2"),
         ({"train": {"micro_batch_size": 4}}, "train.micro_batch_size: null -> 4"),
+        ({"train": {"gpus_per_worker": 1.0}}, "train.gpus_per_worker: 0.0 -> 1.0"),
         ({"method": "mirror"}, 'method: "standard" -> "mirror"'),
         ({"sweep": {"seeds": [1]}}, "sweep.seeds: [42, 731, 20231] -> [1]"),
         ({"data": {"task": "sorting", "sorting": {"digits": 3}}}, "data.sorting.digits: 6 -> 3"),

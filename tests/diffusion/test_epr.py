@@ -19,6 +19,15 @@ def test_grid_covers_the_rates() -> None:
     assert GRID[-1] + WIDTH[-1] / 2 == pytest.approx(1)
 
 
+def test_grid_catches_the_tail_of_the_standard_loss() -> None:
+    """With CE = 1 and n tokens, E[l^2 | t] = (1 + (1 - t)/(t n)): its integral over (eps, 1] has a closed form."""
+    eps, n = 1e-3, 9
+    t, width = rate_grid(80, eps)
+    exact = 1 + (-np.log(eps) / (1 - eps) - 1) / n
+    measured = ((1 + (1 - t) / (t * n)) * width).sum() / (1 - eps)
+    assert measured == pytest.approx(exact, rel=0.01)
+
+
 def test_known_parameters_are_recovered() -> None:
     fit = fit_epr(GRID, WIDTH, TRUE.values(GRID), 24, 0)
     assert fit.kl == pytest.approx(0, abs=1e-9)
@@ -68,5 +77,5 @@ def test_expected_variance_of_a_closed_form() -> None:
     """w = 1 + t, g = w: the uniform density has V = int w^2 - (int w)^2 = 7/3 - 9/4, the optimum p ∝ w has 0."""
     t, width = rate_grid(4000, 0.0)
     w = 1 + t
-    assert expected_variance(w, np.ones_like(t), width, 1.5, 0.0) == pytest.approx(7 / 3 - 9 / 4, abs=1e-6)
-    assert expected_variance(w, w / 1.5, width, 1.5, 0.0) == pytest.approx(0, abs=1e-6)
+    assert expected_variance(w, np.ones_like(t), width, 1.5**2, 0.0) == pytest.approx(7 / 3 - 9 / 4, abs=1e-6)
+    assert expected_variance(w, w / 1.5, width, 1.5**2, 0.0) == pytest.approx(0, abs=1e-6)

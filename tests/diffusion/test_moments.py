@@ -47,6 +47,28 @@ def test_quadrature_on_a_grid_gives_the_same_terms() -> None:
     assert tuple(found) == pytest.approx((A, B, C), rel=0.02)
 
 
+def test_grid_estimates_are_unbiased_for_another_density() -> None:
+    """p(t) = (1 + 2 t)/2 on (0, 1), few sequences and masks: the mean over studies against quadrature of the model."""
+    rng = np.random.default_rng(3)
+    t, width = rate_grid(40, 0.0)
+    p = (1 + 2 * t) / 2
+    p /= (p * width).sum()
+    found = []
+    for _ in range(4000):
+        x = rng.integers(0, 2, (4, 1, 1)).astype(float)
+        losses = _losses(x, t[None, :, None], rng.choice([-1.0, 1.0], (4, 40, 2)))
+        moments = GridMoments(np.full((4, 40), 2), losses.sum(2), (losses**2).sum(2))
+        found.append(decompose_on_grid(moments, width, p, 0.0))
+    g = np.array([[0.0], [1.0]]) + (1 + np.array([[0.0], [1.0]])) * t
+    expected = [
+        ((1 + t) ** 2 / p * width).sum(),
+        ((g**2 / p * width).sum(1) - (g * width).sum(1) ** 2).mean(),
+        (g * width).sum(1).var(),
+    ]
+    error = np.std(found, axis=0) / np.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0) - expected) < 4 * error)
+
+
 def test_second_moment_keeps_the_variation_over_sequences() -> None:
     """Two sequences with losses 1 and 3 at one rate: sqrt(mean l^2) = sqrt(5), not the mean's 2."""
     moments = GridMoments(np.full((2, 1), 2), np.array([[2.0], [6.0]]), np.array([[2.0], [18.0]]))

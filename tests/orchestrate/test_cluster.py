@@ -10,7 +10,7 @@ from raymdm.errors import UserError
 from raymdm.orchestrate.cluster import Capacity, autoscaled, slots
 
 MakeRecipe = Callable[..., Recipe]
-TWO_CPUS = Capacity(2.0, 0.0, "this machine")
+TWO_CPUS = Capacity(((2.0, 0.0),), "this machine")
 
 
 @pytest.mark.parametrize(
@@ -19,12 +19,12 @@ TWO_CPUS = Capacity(2.0, 0.0, "this machine")
 )
 def test_runs_at_once(make_recipe: MakeRecipe, workers: int, cpus: float, have: float, expected: int) -> None:
     recipe = make_recipe(train__num_workers=workers, train__cpus_per_worker=cpus)
-    assert slots(recipe, Capacity(have, 0, "it")) == expected
+    assert slots(recipe, Capacity(((have, 0.0),), "it")) == expected
 
 
 def test_gpus_bound_the_runs_at_once(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe(train__num_workers=2, train__gpus_per_worker=0.5)
-    assert slots(recipe, Capacity(64, 3, "it")) == 3
+    recipe = make_recipe(train__num_workers=2, train__gpus_per_worker=1)
+    assert slots(recipe, Capacity(((64.0, 7.0),), "it")) == 3
 
 
 def test_workers_that_fill_every_cpu_would_wait_for_their_driver(make_recipe: MakeRecipe) -> None:
@@ -61,7 +61,19 @@ def test_fewer_at_once_are_granted(make_recipe: MakeRecipe) -> None:
     assert slots(make_recipe(sweep__max_concurrent=1), TWO_CPUS) == 1
 
 
-def test_autoscaled_capacity_counts_what_the_launcher_may_start(tmp_path: Path) -> None:
+def test_a_worker_must_fit_on_one_node(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(train__cpus_per_worker=3.9)
+    assert slots(recipe, Capacity(((4.0, 0.0),) * 2, "it")) == 2
+    with pytest.raises(UserError, match="8 CPUs and 0 GPUs on 4 nodes"):
+        slots(recipe, Capacity(((2.0, 0.0),) * 4, "the cluster"))
+
+
+def test_workers_of_a_run_may_lie_on_several_nodes(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(train__num_workers=4, train__cpus_per_worker=0.9)
+    assert slots(recipe, Capacity(((2.0, 0.0),) * 4, "it")) == 2
+
+
+def test_autoscaled_nodes_are_those_the_launcher_may_start(tmp_path: Path) -> None:
     config = tmp_path / "ray_bootstrap_config.yaml"
     config.write_text(
         """
@@ -73,5 +85,5 @@ available_node_types:
   gpu: {resources: {CPU: 16, GPU: 1}, max_workers: 8}
 """
     )
-    assert autoscaled(config) == {"CPU": 4 * 8 + 6 * 16, "GPU": 6}
-    assert autoscaled(tmp_path / "none.yaml") == {}
+    assert autoscaled(config) == ((0.0, 0.0), *[(8.0, 0.0)] * 4, *[(16.0, 1.0)] * 6)
+    assert autoscaled(tmp_path / "none.yaml") == ()

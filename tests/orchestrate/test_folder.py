@@ -9,8 +9,7 @@ import pytest
 
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
-from raymdm.orchestrate.check import writable
-from raymdm.orchestrate.folder import SweepFolder, create, latest_unfinished
+from raymdm.orchestrate.folder import SweepFolder, create, latest_unfinished, localised, owned, writable
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -43,9 +42,50 @@ def test_a_changed_recipe_is_not_resumed(make_recipe: MakeRecipe, tmp_path: Path
         latest_unfinished(make_recipe(output=str(tmp_path), train__lr=0.1))
 
 
-def test_what_does_not_change_results_may_change(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_what_does_not_change_results_may_change_and_holds_from_then_on(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
     folder = create(make_recipe(output=str(tmp_path)))
-    assert latest_unfinished(make_recipe(output=str(tmp_path), sweep__max_concurrent=1)) == folder
+    changed = make_recipe(output=str(tmp_path), sweep__max_concurrent=1, train__cpus_per_worker=0.3)
+    assert latest_unfinished(changed) == folder
+    assert folder.recipe() == changed
+
+
+def test_sweeps_of_other_names_and_recipes_are_passed_over(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    mine = make_recipe(output=str(tmp_path))
+    folder = create(mine)
+    folder.path.rename(tmp_path / "tiny-test-20260101-000000")
+    other = create(make_recipe(output=str(tmp_path), train__lr=0.1))
+    other.path.rename(tmp_path / "tiny-test-20260102-000000")
+    longer = create(make_recipe(output=str(tmp_path), name="tiny-test-9"))
+    longer.path.rename(tmp_path / "tiny-test-9-20260103-000000")
+    assert latest_unfinished(mine).path.name == "tiny-test-20260101-000000"
+
+
+def test_a_sweep_is_run_by_one_process(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = create(make_recipe(output=str(tmp_path)))
+    with owned(folder), pytest.raises(UserError, match="another process"), owned(folder):
+        pass
+    with owned(folder):
+        pass
+
+
+def test_local_folders_become_absolute_and_hub_names_stay(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    base = make_recipe(output="runs")
+    recipe = base.model_copy(
+        update={
+            "model": base.model.model_copy(update={"kind": "pretrained", "path": "model"}),
+            "arm_model": base.model.model_copy(update={"kind": "pretrained", "path": "org/name"}),
+        }
+    )
+    found = localised(recipe)
+    assert found.output == str(tmp_path / "runs")
+    assert found.model.path == str(tmp_path / "model")
+    assert found.arm_model is not None and found.arm_model.path == "org/name"
 
 
 def test_update_keeps_other_fields(make_recipe: MakeRecipe, tmp_path: Path) -> None:

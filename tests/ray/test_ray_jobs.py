@@ -71,21 +71,60 @@ def test_a_submitted_job_gives_the_command_line_s_result(
     assert _metrics(tmp_path / "job") == _metrics(tmp_path / "local")
 
 
-def test_ctrl_c_stops_cleanly_and_resume_goes_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(
-        output=str(tmp_path / "runs"), train__max_steps=4000, train__eval_every=50, sweep__seeds=[1, 2]
-    )
-    file = tmp_path / "tiny-test.yaml"
+@pytest.fixture(scope="module")
+def long_recipe(make_recipe: MakeRecipe) -> Callable[[Path], Recipe]:
+    """Two runs of some seconds with many checkpoints, into a folder."""
+
+    def make(output: Path) -> Recipe:
+        return make_recipe(
+            output=str(output), train__max_steps=1500, train__eval_every=50, train__log_every=10, sweep__seeds=[1, 2]
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    long_recipe: Callable[[Path], Recipe], run_sweep: RunSweep, tmp_path_factory: pytest.TempPathFactory
+) -> SweepFolder:
+    return run_sweep(long_recipe(tmp_path_factory.mktemp("undisturbed")))[0]
+
+
+def _comparable(folder: SweepFolder, seed: int) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """A run's result and its logged metrics, times left out."""
+    path = folder.trial("standard", seed)
+    metrics = json.loads((path / "result.json").read_text())["metrics"]
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
+    return {k: v for k, v in metrics.items() if "seconds" not in k}, sorted(kept, key=lambda r: (r["step"], len(r)))
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
+def test_a_stopped_sweep_goes_on_and_ends_the_same(
+    long_recipe: Callable[[Path], Recipe],
+    undisturbed: SweepFolder,
+    run_sweep: RunSweep,
+    tmp_path: Path,
+    stop: signal.Signals,
+) -> None:
+    recipe, file = long_recipe(tmp_path / "runs"), tmp_path / "tiny-test.yaml"
     file.write_text(dump_recipe(recipe))
     command = [sys.executable, "-m", "raymdm.cli", "sweep", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("runs/tiny-test-*/trials/*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    while not list(tmp_path.glob("runs/tiny-test-*/train/*/checkpoint_*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(stop)
     output, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, output + errors
-    assert f"raymdm sweep {file} --resume" in output
-    assert "Traceback" not in errors
-    (folder,) = tmp_path.glob("runs/tiny-test-*")
-    assert json.loads((folder / "sweep.json").read_text())["status"] == "interrupted"
+    (folder,) = map(SweepFolder, tmp_path.glob("runs/tiny-test-*"))
+    assert not list(folder.path.glob("trials/*/result.json")), "the sweep was over before it was stopped"
+    if stop == signal.SIGINT:
+        assert process.returncode == 130, output + errors
+        assert f"raymdm sweep {file} --resume" in output
+        assert "Traceback" not in errors
+        assert folder.state()["status"] == "interrupted"
+    time.sleep(8)  # Ray's processes notice that their driver has gone
+    resumed, _ = run_sweep(recipe, resume=True)
+    assert resumed == folder and folder.state()["status"] == "finished"
+    for seed in (1, 2):
+        assert _comparable(folder, seed) == _comparable(undisturbed, seed)

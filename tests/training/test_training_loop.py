@@ -65,6 +65,7 @@ def test_early_stopping_keeps_the_best_model(
     assert all(torch.equal(best[name], then[name]) for name in best)
     last = load_file(tmp_path / "16/model/model.safetensors")
     assert any(not torch.equal(best[name], last[name]) for name in best)
+    assert state.totals_steps == 16, "the window that early stopping cut short counts too"
 
 
 def test_a_model_that_knows_nothing_has_the_nll_of_the_vocabulary(
