@@ -18,7 +18,8 @@ from raymdm.errors import UserError
 def worker_loop(config: dict[str, str | int]) -> None:
     """What every Ray Train worker runs: the training loop, with Ray behind its reports and its data parallelism.
 
-    config: recipe (JSON), method, seed, data and density (paths; density is "" for a method without).
+    config: recipe (JSON), method, seed, and paths: data, density ("" for a method without), and problem, the file
+    that a UserError is written to.
     """
     import torch
     from ray.train.torch import get_device, prepare_model
@@ -42,8 +43,9 @@ def worker_loop(config: dict[str, str | int]) -> None:
         try:
             train(job, worker)
         except UserError as error:
-            # it would come again: reported rather than raised, so that no failure policy tries it again
-            ray.train.report({"error": str(error)})
+            # it would come again: left for the driver rather than raised, so that no failure policy tries it again
+            if worker.rank == 0:
+                Path(str(config["problem"])).write_text(str(error))
 
 
 def _report(metrics: dict[str, Any], folder: Path | None) -> None:
@@ -67,6 +69,9 @@ def run_training(
     """
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    problem = storage.absolute() / f"{name}.problem"
+    problem.parent.mkdir(parents=True, exist_ok=True)
+    problem.unlink(missing_ok=True)
     settings = recipe.train
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
@@ -79,6 +84,7 @@ def run_training(
             "seed": seed,
             "data": str(data),
             "density": str(density or ""),
+            "problem": str(problem),
         },
         torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
@@ -95,7 +101,7 @@ def run_training(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     ).fit()
-    if result.metrics and "error" in result.metrics:
-        raise UserError(result.metrics["error"])
+    if problem.exists():
+        raise UserError(problem.read_text())
     assert result.checkpoint is not None
     return result.checkpoint

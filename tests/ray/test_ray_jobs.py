@@ -73,11 +73,11 @@ def test_a_submitted_job_gives_the_command_line_s_result(
 
 @pytest.fixture(scope="module")
 def long_recipe(make_recipe: MakeRecipe) -> Callable[[Path], Recipe]:
-    """Two runs of some seconds with many checkpoints, into a folder."""
+    """A run of some seconds with many checkpoints, into a folder."""
 
     def make(output: Path) -> Recipe:
         return make_recipe(
-            output=str(output), train__max_steps=1500, train__eval_every=50, train__log_every=10, sweep__seeds=[1, 2]
+            output=str(output), train__max_steps=1500, train__eval_every=50, train__log_every=10, sweep__seeds=[1]
         )
 
     return make
@@ -90,9 +90,9 @@ def undisturbed(
     return run_sweep(long_recipe(tmp_path_factory.mktemp("undisturbed")))[0]
 
 
-def _comparable(folder: SweepFolder, seed: int) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def _comparable(folder: SweepFolder) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """A run's result and its logged metrics, times left out."""
-    path = folder.trial("standard", seed)
+    path = folder.trial("standard", 1)
     metrics = json.loads((path / "result.json").read_text())["metrics"]
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     kept = [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
@@ -126,5 +126,4 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(
     time.sleep(8)  # Ray's processes notice that their driver has gone
     resumed, _ = run_sweep(recipe, resume=True)
     assert resumed == folder and folder.state()["status"] == "finished"
-    for seed in (1, 2):
-        assert _comparable(folder, seed) == _comparable(undisturbed, seed)
+    assert _comparable(folder) == _comparable(undisturbed)
