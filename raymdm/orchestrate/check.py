@@ -18,7 +18,7 @@ def check(recipe: Recipe) -> Iterator[str]:
         at_once = cluster.slots(recipe, have)
     runs = len(recipe.sweep.methods) * len(recipe.sweep.seeds)
     yield (
-        f"resources: {runs} runs, {at_once} at once, each {recipe.train.num_workers} workers of "
+        f"resources: {runs} runs, {at_once} at once, workers a run: {recipe.train.num_workers}, each with "
         f"{recipe.train.cpus_per_worker:g} CPUs and {recipe.train.gpus_per_worker:g} GPUs; {have.source} holds "
         f"{have.cpus:g} CPUs and {have.gpus:g} GPUs"
     )
