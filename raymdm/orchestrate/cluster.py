@@ -74,9 +74,8 @@ def connected() -> Iterator[None]:
         # runs are many small processes; this also keeps the raylet from warning of them
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
         # a task's process waits for the next run's tasks, its imports done
-        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "300000")
-        # with a dashboard: Ray Train asks its State API, and without one each run ends by waiting 12 s for a time-out
-        ray.init(address="local", include_dashboard=True, dashboard_host="127.0.0.1", **quiet)
+        os.environ.setdefault("RAY_num_workers_soft_limit", "16")
+        ray.init(address="local", include_dashboard=False, **quiet)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

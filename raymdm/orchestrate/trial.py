@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from ray.train import Checkpoint, UserCallback
+from ray.train import Checkpoint
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.queue import Queue
@@ -17,18 +17,9 @@ from raymdm.data import loading
 from raymdm.errors import UserError
 from raymdm.orchestrate.evaluate import evaluate
 from raymdm.orchestrate.folder import SweepFolder, trial_name, write_json
+from raymdm.orchestrate.forward import Forward
 from raymdm.orchestrate.train import run_training
 from raymdm.training.state import load_state
-
-
-class Forward(UserCallback):
-    """Hands rank 0's reports to Tune."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        self._queue.put(metrics[0])
 
 
 def run_trial(config: dict[str, Any]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,12 +44,21 @@ def head() -> Iterator[str]:
         RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}",
         "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    # a folder of its own: in Ray's usual one it would leave the address of a dead cluster, which later ones try to reach
+    folder = tempfile.mkdtemp(prefix="ray", dir=tempfile.gettempdir())
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | {"RAY_TMPDIR": folder},
+    )
     try:
         yield f"http://127.0.0.1:{dashboard}"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_submitted_job_gives_the_command_line_s_result(
