@@ -44,7 +44,7 @@ def head() -> Iterator[str]:
         RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}",
         "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
     ]  # fmt: skip
-    # a folder of its own: in Ray's usual one it would leave the address of a dead cluster, which later ones try to reach
+    # a folder of its own: in the usual one it would leave the address of a dead cluster, which later ones try to reach
     folder = tempfile.mkdtemp(prefix="ray", dir=tempfile.gettempdir())
     process = subprocess.Popen(
         command,
