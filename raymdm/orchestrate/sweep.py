@@ -196,8 +196,8 @@ class _Observer(tune.Callback):
     def replay(self, cell: Cell) -> None:
         """Tell the tracker of a cell that finished before: the sweep may have ended before it heard of it."""
         self._start(cell)
-        lines = (self.folder.trial(*cell) / "metrics.jsonl").read_text().splitlines()
-        self.tracker.log(trial_name(*cell), [json.loads(line) for line in lines])
+        told = json.loads((self.folder.trial(*cell) / "records.json").read_text())
+        self.tracker.log(trial_name(*cell), told["records"])
         self._end(cell)
 
     def _start(self, cell: Cell) -> None:

@@ -71,7 +71,9 @@ def keep_best(checkpoint: Checkpoint, target: Path) -> None:
     """Copy the best model and the run's summary out of its last checkpoint; the summary says that both are there."""
     with checkpoint.as_directory() as folder:
         shutil.copytree(Path(folder) / "best", target / "model", dirs_exist_ok=True)
-        write_json(target / "summary.json", load_state(Path(folder)).summary())
+        state = load_state(Path(folder))
+        write_json(target / "records.json", {"records": state.records})
+        write_json(target / "summary.json", state.summary())
 
 
 def _drain(queue: Queue) -> None:

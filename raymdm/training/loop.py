@@ -80,7 +80,8 @@ class Run:
     state: RunState = field(default_factory=RunState)
     records: list[dict[str, float]] = field(default_factory=list)
     """Made since the last report."""
-    records_since_checkpoint: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+    """All of the run's."""
 
 
 def train(job: Job, worker: Worker) -> None:
@@ -140,7 +141,7 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
         StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
         training, loading.load_split(job.data, "validation", settings.max_validation_examples),
         total, settings.eval_every or math.ceil(len(training.input_ids) / batch), best, state,
-        records=list(state.records),  # the last report may have been lost; trackers keep a record once
+        records=list(state.records), history=list(state.records),  # reports may have been lost; trackers keep each once
     )  # fmt: skip
 
 
@@ -233,8 +234,7 @@ def checkpoint(run: Run, scratch: Path) -> None:
     """Write a checkpoint on rank 0 and report it."""
     # the open window belongs to all workers: rank 0 saves their sum and carries it on
     run.state.window = _sum_over_workers(torch.tensor(run.state.window, dtype=torch.float64), run.worker).tolist()
-    run.state.records = run.records_since_checkpoint
-    run.records_since_checkpoint = []
+    run.state.records = run.history
     if run.worker.rank:
         run.state.window = [0.0] * len(run.state.window)
         return report(run, None)
@@ -262,7 +262,7 @@ def report(run: Run, folder: Path | None) -> None:
 
 def _record(run: Run, record: dict[str, float]) -> None:
     run.records.append(record)
-    run.records_since_checkpoint.append(record)
+    run.history.append(record)
 
 
 def _patience_spent(run: Run) -> bool:

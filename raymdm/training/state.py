@@ -37,7 +37,7 @@ class RunState:
     totals_steps: int = 0
     """Steps of closed windows."""
     records: list[dict[str, float]] = field(default_factory=list)
-    """Records made between the checkpoint before and this one."""
+    """All records made so far: a worker may outlive its driver for some checkpoints that nobody hears of."""
 
     def summary(self) -> dict[str, float | int | None]:
         """What a finished run is known by. Variances and gradient norm are means over the log windows, so that the
