@@ -42,7 +42,7 @@ def test_max_examples_keeps_the_first_rows(folder: Path, asked: int, given: int)
 
 
 def test_missing_split_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train\.parquet does not exist"):
+    with pytest.raises(UserError, match=r"train\.parquet is not there on this node"):
         loading.load_split(tmp_path, "train")
 
 
