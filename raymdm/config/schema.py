@@ -200,7 +200,7 @@ class CalibrateConfig(Section):
     batch_size: PositiveInt = 512
     """Model rows a batch."""
     num_actors: PositiveInt = 1
-    """Ray actors that hold the model; the result does not depend on it."""
+    """Processes that hold the model at once: Ray tasks on CPUs, actors on GPUs. The result does not depend on it."""
     cpus_per_actor: PositiveFloat = 1.0
     gpus_per_actor: float = Field(default=0, ge=0)
     seed: Seed = 0
