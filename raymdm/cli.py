@@ -14,6 +14,11 @@ from rich.table import Table
 from raymdm.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raymdm.comparison.claims import Asked
+    from raymdm.comparison.runs import Runs
+    from raymdm.config.criteria import Criterion
     from raymdm.config.schema import Recipe
 
 # heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
@@ -120,21 +125,48 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 
 @app.command()
 def compare(
-    sweep_dir: Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep.")],
+    sweeps: Annotated[list[Path] | None, typer.Argument(metavar="[SWEEP_DIR]...", help="Folders of sweeps.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet instead: task, model, method, seed, metric, value.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="With --results: task, model, method, seed, example_id, score.")
+    ] = None,
+    percent: Annotated[bool, typer.Option("--percent", help="Accuracies of --results are percent.")] = False,
+    mlflow: Annotated[str | None, typer.Option(metavar="URI", help="Runs from an MLflow store instead.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="With --mlflow: the experiment.")] = None,
+    parent: Annotated[str | None, typer.Option(help="With --mlflow: the sweep's run, where there are several.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the report.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The method that the others are compared to.")] = None,
+    metric: Annotated[str, typer.Option(help="Metric of the claims: NAME, or NAME:higher, NAME:lower.")] = "accuracy",
+    margin: Annotated[float, typer.Option(help="Ratio within which two spreads are equivalent.")] = 1.5,
+    latex: Annotated[bool, typer.Option("--latex", help="Write report.tex too.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Log the report to the sweep's MLflow run.")] = False,
+    assertions: Annotated[
+        list[str] | None, typer.Option("--assert", metavar="QUESTION", help="Exit with 1 unless it holds.")
+    ] = None,
 ) -> None:
-    """Compare the methods of a sweep: report.md, report.html, results.csv and figures."""
-    from raymdm.comparison.report import compare as compare_sweep
-    from raymdm.comparison.tables import summary_table
+    """Compare methods over seeds, from sweeps, a table or MLflow: report.html, .md, .json, results.csv and figures."""
+    from raymdm.comparison.metrics import parse_metric
+    from raymdm.orchestrate import compare as stage
 
-    console.print(summary_table(sweep_dir))
-    _say(f"report: {compare_sweep(sweep_dir, output)}")
+    source = stage.Source(tuple(sweeps or ()), results, scores, percent, mlflow, experiment, parent)
+    stage.check(source, output, log, margin)
+    questions = stage.questions(assertions or [])
+    folder = _lasting(output) if output else source.sweeps[0]
+    runs = stage.read(source, baseline, parse_metric(metric))
+    held = _report(runs, stage.asked(runs, questions), margin, folder, latex, questions)
+    if log:
+        stage.log_report(source.sweeps[0], folder)
+    if not held:
+        raise typer.Exit(1)
 
 
 def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, overrides: list[str]) -> None:
     """Run, compare and print; exit status 130 when interrupted, 1 when runs failed."""
-    from raymdm.comparison.report import compare as compare_sweep
-    from raymdm.comparison.tables import summary_table
+    from raymdm.comparison.metrics import METRICS
+    from raymdm.comparison.stats.spread import MARGIN
+    from raymdm.orchestrate import compare as stage
     from raymdm.orchestrate.sweep import sweep as run_sweep
     from raymdm.tracking.mlflow_connection import mlflow_command
 
@@ -152,13 +184,33 @@ def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, ov
         _say(f"some runs failed: {folder.path}/trials/*/result.json say why; try them again with: {again}")
         if not any(folder.path.glob("trials/*/scores.parquet")):
             raise typer.Exit(1)
-    report = compare_sweep(folder.path)
-    console.print(summary_table(folder.path))
-    _say(f"report: {report}")
+    runs = stage.read(stage.Source((folder.path,)), None, METRICS["accuracy"])
+    _report(runs, stage.asked(runs, []), MARGIN, folder.path, False, [])
     if state["mlflow_uri"]:
+        stage.log_report(folder.path, folder.path, recipe.tracking.uri)
         _say(f"MLflow: {state['mlflow_uri']}; open it with: {mlflow_command(state['mlflow_uri'])}")
     if state["status"] == "failed":
         raise typer.Exit(1)
+
+
+def _report(
+    runs: "Runs", asked: "Asked", margin: float, folder: Path, latex: bool, questions: "Sequence[Criterion]"
+) -> bool:
+    """Analyse, write and print; whether everything that was asked holds."""
+    from raymdm.comparison.analysis import analyse
+    from raymdm.comparison.answers import answers
+    from raymdm.comparison.report import write_report
+    from raymdm.comparison.tables import terminal
+
+    report = analyse(runs, asked, margin)
+    found = [answers(report, question) for question in questions]
+    console.print(terminal(report, runs))
+    _say(f"report: {write_report(report, runs, folder, latex=latex)}")
+    for question, (holds, reasons) in zip(questions, found, strict=True):
+        _say(f"{'holds' if holds else 'does not hold'}: {question.text}")
+        for reason in reasons:
+            _say(f"  {reason}")
+    return all(holds for holds, _ in found)
 
 
 def _say(line: str) -> None:

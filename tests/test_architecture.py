@@ -12,7 +12,7 @@ import pytest
 LEAVES = {"raymdm", "raymdm.errors", "raymdm.keys"}
 """Modules that every other may import: the version, the exception, the random numbers."""
 
-SCHEMA = {"raymdm.config.schema", "raymdm.config.methods"}
+SCHEMA = {"raymdm.config.schema", "raymdm.config.methods", "raymdm.config.criteria"}
 """The recipe's types, which every package may import."""
 
 SIBLINGS: dict[str, set[str]] = {

@@ -10,7 +10,7 @@ import numpy as np
 from raymdm.comparison.diagnosis import Diagnosis, Variance
 from raymdm.comparison.drawing import COLOURS, LINES, Drawn, drawing_into, log_scale, plot_density, save
 from raymdm.comparison.recommendation import ratio, without_ratios
-from raymdm.comparison.statistics import LEVEL
+from raymdm.comparison.stats.intervals import LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

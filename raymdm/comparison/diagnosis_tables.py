@@ -18,7 +18,7 @@ from raymdm.comparison.recommendation import (
     recommend,
     without_ratios,
 )
-from raymdm.comparison.statistics import LEVEL
+from raymdm.comparison.stats.intervals import LEVEL
 from raymdm.comparison.tables import NONE, Table, rich_table
 
 LEGEND = (

@@ -4,17 +4,24 @@ One panel a figure, so that a page can set them side by side or, on a phone, one
 Ito's; what they tell apart is told apart by dashes, markers or hatching too.
 """
 
+import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from raymdm.config.methods import METHODS
+
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LINES = ["-", "--", "-.", ":"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*"]
+Dashes = str | tuple[float, tuple[float, ...]]
 WIDTH = 4.6  # inches; with 9 pt text it stays readable when a phone shrinks it
 STYLE = {
     "font.size": 9,
@@ -24,6 +31,7 @@ STYLE = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
 
 
@@ -53,8 +61,46 @@ def save(height: float, draw: "Callable[[Figure, Axes], None]", path: Path) -> P
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     draw(figure, figure.add_subplot())
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # a name in a script that the font lacks is drawn as boxes; the caption and the tables beside it have it
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=160, metadata={"Software": None})
     return path
+
+
+def line_style(label: str, labels: Sequence[str] = ()) -> tuple[str, Dashes]:
+    """Colour and dashes of a method; no two labels share both.
+
+    A preset's are the same in every report: by its place among all of them. Labels that are no presets come after, in
+    the order of `labels`, which has all of them.
+    """
+    place = [*METHODS, *(name for name in labels if name not in METHODS)].index(label)
+    turn, colour = divmod(place, len(COLOURS))
+    if turn < len(LINES):
+        return COLOURS[colour], LINES[(place + 2 * turn) % len(LINES)]
+    return COLOURS[colour], (0, (float(turn), 1.0, 1.0, 1.0))
+
+
+def legend_rows(labels: Sequence[str]) -> int:
+    """Rows of the legend below a figure: two columns where every name is short."""
+    return (len(labels) + 1) // 2 if _short(labels) else len(labels)
+
+
+def legend_below(figure: "Figure", handles: "Sequence[Artist]", labels: Sequence[str], handlelength: float) -> None:
+    """Name what is drawn below the axes."""
+    names = [wrapped(label, 54) for label in labels]
+    columns = 2 if _short(labels) else 1
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, handlelength=handlelength)
+
+
+def _short(labels: Sequence[str]) -> bool:
+    return max(map(len, labels)) <= 24
+
+
+def wrapped(label: str, width: int = 24) -> str:
+    """A name on lines short enough to stand beside a figure."""
+    words = textwrap.wrap(label, width, break_on_hyphens=False) or [label]
+    return "\n".join(words[:3]) + (" …" if len(words) > 3 else "")
 
 
 def log_scale(axes: "Axes", which: Literal["x", "y"]) -> None:

@@ -1,158 +1,188 @@
-"""The figures of a sweep's report."""
+"""The figures of a report: what the runs logged and measured; those of the claims are in claim_figures."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from raymdm.comparison.analysis import Comparison
-from raymdm.comparison.drawing import COLOURS, LINES, Drawn, drawing_into, log_scale, plot_density, save
-from raymdm.comparison.metrics import METRICS
-from raymdm.comparison.results import Calibration, Sweep
-from raymdm.config.schema import METHODS
+from raymdm.comparison.claim_figures import cost_figures, forests, profiles, scaled, stem, suffix
+from raymdm.comparison.document import Level, Report
+from raymdm.comparison.drawing import (
+    Dashes,
+    Drawn,
+    drawing_into,
+    legend_below,
+    legend_rows,
+    line_style,
+    log_scale,
+    plot_density,
+    save,
+    wrapped,
+)
+from raymdm.comparison.metrics import Metric
+from raymdm.comparison.results import Calibration
+from raymdm.comparison.runs import Runs
+from raymdm.comparison.tables import described, level_name, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+VARIANCES = ("backprop_variance", "loss_variance", "grad_norm")
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
+"""By label: steps (N,) and values (N, S), NaN where a seed logged nothing."""
 
-def draw_figures(sweep: Sweep, comparison: Comparison, folder: Path) -> list[Drawn]:
-    """Draw every figure that the sweep holds data for as a PNG in `folder`."""
+
+def draw_figures(report: Report, runs: Runs, main: list[Metric], folder: Path) -> list[Drawn]:
+    """Draw every figure that there is data for as a PNG in `folder`; `main` are the metrics shown first.
+
+    Sections: `results`, `differences`, `cost`, `curves` and `calibration`.
+    """
+    variances = [described(runs, key) for key in VARIANCES if any(row.metric == key for row in report.levels)]
     with drawing_into(folder):
         return [
-            *_metric_figures(sweep, comparison, folder),
-            *_curve_figures(sweep, comparison, folder),
-            *(_calibration_figure(mask, calibration, folder) for mask, calibration in sweep.calibrations.items()),
+            *_dot_figures(report, main, "results", folder),
+            *profiles(report, described(runs, report.metric), folder),
+            *forests(report, main, folder),
+            *cost_figures(report, described(runs, report.metric), folder),
+            *_dot_figures(report, [metric for metric in variances if metric not in main], "cost", folder),
+            *_curve_figures(report, runs, folder),
+            *_calibration_figures(runs, folder),
         ]
 
 
-def line_style(method: str, composed: Iterable[str] = ()) -> tuple[str, str]:
-    """Colour and dashes of a preset, the same in every report: by its place among all of them; no two share both.
-
-    A recipe's composed methods, all of whose names are given, come after the presets.
-    """
-    place = [*METHODS, *composed].index(method)
-    return COLOURS[place % len(COLOURS)], LINES[(place + 2 * (place // len(COLOURS))) % len(LINES)]
-
-
-def _metric_figures(sweep: Sweep, comparison: Comparison, folder: Path) -> list[Drawn]:
+def _dot_figures(report: Report, metrics: list[Metric], section: str, folder: Path) -> list[Drawn]:
     figures = []
-    for metric, section in (
-        ("accuracy", "results"),
-        ("val_nll", "results"),
-        ("backprop_variance", "variance"),
-        ("loss_variance", "variance"),
-        ("grad_norm", "variance"),
-    ):
-        methods = [method for method in comparison.methods if comparison.summaries.get((method, metric))]
-        if not methods:
-            continue
-        label = METRICS[metric].label
-        path = save(1.1 + 0.34 * len(methods), _dots(sweep, comparison, methods, metric), folder / f"{metric}.png")
-        caption = f"{label} by method: a dot a seed, a bar for their mean, which is written at the right."
-        figures.append(Drawn(section, path, f"{label} by method", caption))
+    for place, metric in enumerate(metrics):
+        for task in report.tasks:
+            levels = [row for row in report.levels if (row.task, row.metric) == (task, metric.key)]
+            if not levels:
+                continue
+            path = folder / f"{stem(metric, place)}{suffix(report, task)}.png"
+            save(1.1 + 0.42 * len(levels), _dots(levels, report, metric), path)
+            title = f"{metric.label} by method" + (f", {task}" if len(report.tasks) > 1 else "")
+            caption = (
+                f"{title}: a circle a seed; below them the mean, which is written at the right, with its "
+                f"{level_name(report)} interval."
+            )
+            figures.append(Drawn(section, path, title, caption))
     return figures
 
 
-def _dots(sweep: Sweep, comparison: Comparison, methods: list[str], metric: str) -> "Callable[[Figure, Axes], None]":
-    described, scale = METRICS[metric], 100 if metric == "accuracy" else 1
+def _dots(levels: list[Level], report: Report, metric: Metric) -> "Callable[[Figure, Axes], None]":
+    scale = scaled(metric)
 
     def draw(figure: "Figure", axes: "Axes") -> None:
-        smallest, largest = np.inf, -np.inf
-        for row, method in enumerate(methods):
-            values = scale * sweep.values(method, metric)
-            colour, _ = line_style(method, sweep.recipe.methods)
-            smallest, largest = min(smallest, values.min()), max(largest, values.max())
+        for place, level in enumerate(levels):
+            values, colour = scale * np.array(level.values), line_style(level.label, report.labels)[0]
             # seeds a little apart, so that equal values stay visible
-            offsets = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
-            axes.plot(values, row + offsets, "o", color=colour, markersize=5, markerfacecolor="none")
-            axes.plot([values.mean()] * 2, [row - 0.3, row + 0.3], color=colour, linewidth=2.2)
-            mean = described.write(values.mean() / scale)
-            axes.annotate(mean, (1.01, row), xycoords=("axes fraction", "data"), va="center")
-        if comparison.baseline in methods:
-            base = scale * sweep.values(comparison.baseline, metric).mean()
-            axes.axvline(base, color="#777777", linewidth=1, linestyle="--", zorder=0.5)
-        axes.set_yticks(range(len(methods)), methods)
-        axes.set_ylim(len(methods) - 0.5, -0.5)
+            offsets = np.linspace(-0.32, 0, len(values)) if len(values) > 1 else np.full(1, -0.16)
+            size = 5 if len(values) <= 10 else 3
+            axes.plot(values, place + offsets, "o", color=colour, markersize=size, markerfacecolor="none")
+            mean = level.mean
+            if mean.low is not None and mean.high is not None:
+                axes.plot([scale * mean.low, scale * mean.high], [place + 0.22] * 2, color=colour, linewidth=1.6)
+            axes.plot(scale * mean.value, place + 0.22, "D", color=colour, markersize=5)
+            axes.annotate(metric.write(mean.value), (1.01, place), xycoords=("axes fraction", "data"), va="center")
+            if level.label == report.baseline:
+                axes.axvline(scale * mean.value, color="#777777", linewidth=1, linestyle="--", zorder=0.5)
+        axes.set_yticks(range(len(levels)), [wrapped(level.label) for level in levels])
+        axes.set_ylim(len(levels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        if smallest > 0 and largest > 10 * smallest:
+        ends = [end for row in levels for end in (row.low, row.high, row.mean.low, row.mean.high) if end is not None]
+        if min(ends) > 0 and max(ends) > 10 * min(ends):
             log_scale(axes, "x")
-        axes.set_xlabel(f"{described.label}, {described.unit}" if described.unit else described.label)
+        axes.set_xlabel(unit(metric))
 
     return draw
 
 
-def _curve_figures(sweep: Sweep, comparison: Comparison, folder: Path) -> list[Drawn]:
+def _curve_figures(report: Report, runs: Runs, folder: Path) -> list[Drawn]:
     figures = []
-    for metric, label in (("val/nll", "Validation NLL"), ("train/loss", "Training loss")):
-        curves = _curves(sweep, comparison, metric)
-        if not curves:
-            continue
-        height = 3.0 + 0.2 * ((len(curves) + 1) // 2)
-        for axis, words in (("steps", "equal steps"), ("rows", "equal compute")):
-            rows_a_step = {method: _rows_a_step(comparison, method) if axis == "rows" else 1.0 for method in curves}
-            shown = {method: curve for method, curve in curves.items() if rows_a_step[method]}
-            if not shown:
-                continue
-            path = folder / f"{metric.replace('/', '_')}_{axis}.png"
-            xlabel = "Optimiser steps" if axis == "steps" else "Model rows (sequences times views)"
-            styles = {method: line_style(method, sweep.recipe.methods) for method in shown}
-            save(height, _lines(shown, styles, rows_a_step, xlabel, f"{label}, nats/token"), path)
-            caption = (
-                f"{label} over {xlabel[0].lower()}{xlabel[1:]}: a thin line a seed, a thick one for the mean as far as "
-                "all seeds of the method went."
-            )
-            figures.append(Drawn("curves", path, f"{label} at {words}", caption))
+    logged = label_curves(runs)
+    for metric, name in (("val/nll", "Validation NLL"), ("train/loss", "Training loss")):
+        for task in report.tasks:
+            curves = _curves(logged[(logged["task"] == task) & (logged["metric"] == metric)], report.labels)
+            rows_a_step = _rows_a_step(report, task)
+            for axis, words in (("steps", "equal steps"), ("rows", "equal compute")):
+                factors = dict.fromkeys(curves, 1.0) if axis == "steps" else rows_a_step
+                shown = {label: curve for label, curve in curves.items() if label in factors}
+                if not shown:
+                    continue
+                path = folder / f"{metric.replace('/', '_')}_{axis}{suffix(report, task)}.png"
+                xlabel = "Optimiser steps" if axis == "steps" else "Model rows (sequences times views)"
+                styles = {label: line_style(label, report.labels) for label in shown}
+                height = 3.0 + 0.2 * legend_rows(list(shown))
+                save(height, _lines(shown, styles, factors, xlabel, f"{name}, nats/token"), path)
+                title = f"{name} at {words}" + (f", {task}" if len(report.tasks) > 1 else "")
+                caption = (
+                    f"{name} over {xlabel[0].lower()}{xlabel[1:]}: a thin line a seed, a thick one for the mean as "
+                    "far as all seeds of the method went."
+                )
+                figures.append(Drawn("curves", path, title, caption))
     return figures
 
 
-def _curves(sweep: Sweep, comparison: Comparison, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """By method: steps (N,) and values (N, S), NaN where a seed logged nothing."""
-    rows = sweep.curves[sweep.curves["metric"] == metric]
+def label_curves(runs: Runs) -> pd.DataFrame:
+    """What the sweeps' runs logged on the way: task, label, seed, step, metric, value."""
+    cells = ["task", "model", "method", "seed"]
+    found = [pd.DataFrame(columns=["task", "label", "seed", "step", "metric", "value"])]
+    for sweep in runs.sweeps:
+        trials = sweep.table[cells].drop_duplicates()
+        labels = runs.table[[*cells, "label"]].drop_duplicates()
+        named = sweep.curves.merge(trials, on=["method", "seed"]).merge(labels, on=cells)
+        if len(named):
+            found.append(named[found[0].columns])
+    curves = pd.concat(found[1:]) if len(found) > 1 else found[0]
+    return curves.drop_duplicates(["task", "label", "seed", "step", "metric"], keep="last")
+
+
+def _curves(logged: pd.DataFrame, labels: list[str]) -> Curves:
     curves = {}
-    for method in comparison.methods:
-        table = rows[rows["method"] == method].pivot(index="step", columns="seed", values="value").astype(float)
+    for label in labels:
+        table = logged[logged["label"] == label].pivot(index="step", columns="seed", values="value").astype(float)
         if np.isfinite(table.to_numpy()).any():
-            curves[method] = (table.index.to_numpy(dtype=float), table.to_numpy())
+            curves[label] = (table.index.to_numpy(dtype=float), table.to_numpy())
     return curves
 
 
-def _rows_a_step(comparison: Comparison, method: str) -> float:
-    rows, steps = comparison.mean(method, "model_rows"), comparison.mean(method, "steps")
-    return rows / steps if rows and steps else 0.0
+def _rows_a_step(report: Report, task: str) -> dict[str, float]:
+    """By label, where they are known."""
+    return {
+        cost.label: cost.model_rows / cost.steps
+        for cost in report.costs
+        if cost.task == task and cost.model_rows and cost.steps
+    }
 
 
 def _lines(
-    curves: dict[str, tuple[np.ndarray, np.ndarray]],
-    styles: dict[str, tuple[str, str]],
-    rows_a_step: dict[str, float],
-    xlabel: str,
-    ylabel: str,
+    curves: Curves, styles: dict[str, tuple[str, Dashes]], rows_a_step: Mapping[str, float], xlabel: str, ylabel: str
 ) -> "Callable[[Figure, Axes], None]":
     def draw(figure: "Figure", axes: "Axes") -> None:
-        for method, (steps, values) in curves.items():
-            x, (colour, dashes) = steps * rows_a_step[method], styles[method]
-            for seed in values.T:
-                logged = np.isfinite(seed)
-                axes.plot(x[logged], seed[logged], color=colour, linewidth=0.6, alpha=0.4)
+        means = []
+        for label, (steps, values) in curves.items():
+            x, (colour, dashes) = steps * rows_a_step[label], styles[label]
+            axes.plot(*_joined(x, values), color=colour, linewidth=0.6, alpha=0.4 if values.shape[1] <= 10 else 0.2)
             everywhere = np.isfinite(values).all(1)
-            axes.plot(
-                x[everywhere],
-                values[everywhere].mean(1),
-                color=colour,
-                linewidth=1.8,
-                linestyle=dashes,
-                label=method,
-            )
+            mean = values[everywhere].mean(1)
+            means += axes.plot(x[everywhere], mean, color=colour, linewidth=1.8, linestyle=dashes)
         shown = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
         if shown.min() > 0 and shown.max() > 10 * shown.min():
             log_scale(axes, "y")
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=3.2)
+        legend_below(figure, means, list(curves), handlelength=3.2)
 
     return draw
+
+
+def _joined(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All seeds' curves as one line, which is quicker to draw: gaps between the seeds, none where one did not log."""
+    seed, step = np.nonzero(np.isfinite(values.T))
+    ends = np.flatnonzero(np.diff(seed)) + 1
+    return np.insert(x[step], ends, np.nan), np.insert(values[step, seed], ends, np.nan)
 
 
 def draw_density(calibration: Calibration, path: Path) -> Path:
@@ -161,9 +191,16 @@ def draw_density(calibration: Calibration, path: Path) -> Path:
     return plot_density(path, calibration.grid, calibration.optimum, calibration.fitted, uniform, f"fitted {fit}")
 
 
-def _calibration_figure(mask: str, calibration: Calibration, folder: Path) -> Drawn:
-    path = draw_density(calibration, folder / f"density_{mask}.png")
-    caption = (
-        "The empirical optimum at each rate of the grid, the fitted density that draws the rates, and the uniform one."
-    )
-    return Drawn("calibration", path, f"Density for {mask} masks", caption)
+def _calibration_figures(runs: Runs, folder: Path) -> list[Drawn]:
+    figures = []
+    for place, sweep in enumerate(runs.sweeps, start=1):
+        several = len(runs.sweeps) > 1
+        for mask, calibration in sweep.calibrations.items():
+            path = draw_density(calibration, folder / f"density_{mask}{f'_{place}' if several else ''}.png")
+            title = f"Density for {mask} masks" + (f", {sweep.info.name}" if several else "")
+            caption = (
+                "The empirical optimum at each rate of the grid, the fitted density that draws the rates, and the "
+                "uniform one."
+            )
+            figures.append(Drawn("calibration", path, title, caption))
+    return figures

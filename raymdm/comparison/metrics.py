@@ -1,7 +1,10 @@
 """What a run reports: each number with its unit, how it was obtained and how it is written."""
 
+import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from raymdm.errors import UserError
 
 
 def percent(value: float) -> str:
@@ -15,6 +18,13 @@ def decimals(value: float) -> str:
 def significant(value: float) -> str:
     """Three digits, trailing zeros kept."""
     return f"{value:#.3g}".removesuffix(".")
+
+
+def p_value(value: float) -> str:
+    """Two digits, at most four decimals: `0.10`, `0.0041`, `< 0.0001`."""
+    if value < 0.0001:
+        return "< 0.0001"
+    return f"{value:.2f}" if value >= 0.095 else f"{value:#.2g}"
 
 
 def whole(value: float) -> str:
@@ -73,6 +83,16 @@ METRICS: dict[str, Metric] = {
             "method. An upper bound of the negative log-likelihood for a masked diffusion model, exact for arm.",
         ),
         Metric(
+            "val_nll_equal_rows",
+            "Validation NLL at equal compute",
+            "nats/token",
+            False,
+            decimals,
+            "The lowest validation NLL that the run logged within as many model rows as every run of the task got to; "
+            "its rows at a step are its model rows in proportion to its steps. Autoregressive runs, whose NLL is "
+            "exact, neither have it nor set the limit, unless they are the only ones.",
+        ),
+        Metric(
             "loss_variance",
             "Loss variance",
             "(nats/token)²",
@@ -118,6 +138,7 @@ METRICS: dict[str, Metric] = {
         Metric("train_seconds", "Train time", "", False, duration, "Wall time of training."),
         Metric("evaluate_seconds", "Evaluation time", "", False, duration, "Wall time of generating and scoring."),
         Metric("wall_seconds", "Run time", "", False, duration, "Wall time of the whole run."),
+        Metric("energy_wh", "Energy", "Wh", False, significant, "Watt hours of the run, where the results hold them."),
         Metric(
             "model_rows",
             "Model rows",
@@ -132,3 +153,31 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
+
+
+def parse_metric(text: str) -> Metric:
+    """The metric that `NAME[:higher|lower]` names: one of METRICS, or another that says which end is better.
+
+    Raises UserError where the direction is missing, unknown or contradicts a known metric's.
+    """
+    name, colon, direction = text.strip().partition(":")
+    if not name or (colon and direction not in ("higher", "lower")):
+        raise UserError(f"metric {text!r}: expected NAME, NAME:higher or NAME:lower, such as clip_score:higher")
+    higher = direction == "higher" if colon else None
+    known = METRICS.get(name)
+    if known is None:
+        if higher is None:
+            near = difflib.get_close_matches(name, METRICS, n=1)
+            hint = f" Or did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"metric {name!r} is not one that raymdm knows ({', '.join(METRICS)}), so say which end is better: "
+                f"{name}:higher or {name}:lower.{hint}"
+            )
+        return Metric(name, name, "", higher, significant, "As the results hold it under this name.")
+    if known.higher_is_better is None:
+        if higher is None:
+            raise UserError(f"metric {name}: neither end is better by itself; write {name}:higher or {name}:lower")
+        return replace(known, higher_is_better=higher)
+    if higher not in (None, known.higher_is_better):
+        raise UserError(f"metric {text!r}: of {name}, {'higher' if known.higher_is_better else 'lower'} is better")
+    return known

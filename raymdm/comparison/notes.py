@@ -1,91 +1,130 @@
 """What the numbers do not say by themselves: one sentence or two a caveat, only those that apply."""
 
-from raymdm.comparison.analysis import Comparison
-from raymdm.comparison.metrics import METRICS
-from raymdm.comparison.results import Sweep
-from raymdm.comparison.statistics import LEVEL, sd_factors
+from collections.abc import Iterator
+
+from raymdm.comparison.document import Report
+from raymdm.comparison.levels import complete
+from raymdm.comparison.runs import Runs
+
+IDENTICAL = 1e-12
+"""Runs closer than this, relative to their size, repeat one another."""
 
 
-def notes(sweep: Sweep, comparison: Comparison) -> list[str]:
-    """The report's caveats, what concerns this very sweep first."""
-    return [*_incomplete(sweep), *_not_finite(comparison), *_seeds(sweep, comparison), *_reading(sweep, comparison)]
+def notes(report: Report, runs: Runs) -> list[str]:
+    """The report's caveats, what concerns these very runs first."""
+    return [*_incomplete(runs), *runs.notes, *_not_finite(runs), *_seeds(report, runs), *_tests(report, runs),
+            *_reading(runs)]  # fmt: skip
 
 
-def _incomplete(sweep: Sweep) -> list[str]:
-    found = []
-    if sweep.info.status != "finished":
-        found.append(f"The sweep is {sweep.info.status}: numbers may change when it is resumed.")
-    if sweep.failures:
-        cells = len(sweep.recipe.sweep.methods) * len(sweep.recipe.sweep.seeds)
-        found.append(
-            f"{len(sweep.failures)} of {cells} runs have no result. Every mean is over the finished runs alone, which "
-            "flatters a method whose bad runs failed."
+def _incomplete(runs: Runs) -> Iterator[str]:
+    for sweep in runs.sweeps:
+        if sweep.info.status != "finished":
+            yield f"{sweep.folder.name} is {sweep.info.status}: numbers may change when it is resumed."
+        if sweep.strangers:
+            yield f"Left out, because recipe.yaml does not name them: {', '.join(sweep.strangers)}."
+    if runs.failures:
+        number = "1 run has" if len(runs.failures) == 1 else f"{len(runs.failures)} runs have"
+        yield (
+            f"{number} no result. Every mean is over the finished runs alone, which flatters a "
+            "method whose bad runs failed."
         )
-    if sweep.strangers:
-        found.append(f"Left out, because recipe.yaml does not name them: {', '.join(sweep.strangers)}.")
-    return found
 
 
-def _not_finite(comparison: Comparison) -> list[str]:
+def _not_finite(runs: Runs) -> Iterator[str]:
     """Leaving the diverged seed out of a mean would flatter the method, so there is no mean."""
-    return [
-        f"{method}: {METRICS[metric].label} is missing or not finite in a run, so the method has no mean of it."
-        for (method, metric), summary in comparison.summaries.items()
-        if summary is None
-    ]
+    for task in runs.tasks:
+        for label in runs.labels:
+            for metric in runs.metrics.values():
+                if runs.values(task, label, metric.key) and complete(runs, task, label, metric.key) is None:
+                    yield (
+                        f"{label} on {task}: {metric.label} is missing or not finite in a run, so the method has no "
+                        "mean of it and is not compared in it."
+                    )
 
 
-def _seeds(sweep: Sweep, comparison: Comparison) -> list[str]:
-    counts = [len(seeds) for seeds in sweep.seeds.values()]
-    fewest, most = min(counts), max(counts)
-    examples = sweep.scores(comparison.methods[0]).shape[1]
-    text = f"{fewest} to {most} seeds" if fewest < most else f"{fewest} seed{'s' if fewest > 1 else ''}"
-    found = []
+def _seeds(report: Report, runs: Runs) -> Iterator[str]:
+    levels = [level for level in report.levels if level.metric == report.metric]
+    if not levels:
+        return
+    fewest, most = min(len(level.seeds) for level in levels), max(len(level.seeds) for level in levels)
     if most == 1:
-        found.append("One seed a method: there is no spread and no interval, and a difference may be chance.")
+        yield "One seed a method: there is no spread over seeds, and a difference may be chance."
     else:
-        low, high = sd_factors(max(2, fewest))
-        found.append(
-            f"± is the standard deviation over {text} (n - 1), below it the smallest and the largest seed. Over "
-            f"{max(2, fewest)} seeds the true standard deviation may be {low:.2g} to {high:.2g} times the one shown "
-            f"({LEVEL:.0%}, if runs are normal)."
+        text = f"{fewest} to {most} seeds" if fewest < most else f"{fewest} seeds"
+        yield (
+            f"Intervals are at {100 * report.confidence:.3g}%, over {text}. Those of means and differences are t "
+            "intervals; where every run has scores they cover the choice of test examples too, crossed with seeds. "
+            "Those of standard deviations and ranges take runs as normal."
         )
-    if not comparison.not_compared and most > 1:
-        found.append(
-            f"Intervals are Welch's at {LEVEL:.0%} for the difference of two means over seeds, unpaired; they take "
-            "runs as normal. Each stands alone: none is widened for the number of methods and metrics compared."
+    scored = {(task, label) for task, label in runs.scores}
+    without = [level.label for level in levels if (level.task, level.label) not in scored]
+    if without:
+        yield (
+            f"Over seeds alone, as there are no scores of single test examples: {', '.join(dict.fromkeys(without))}. "
+            "These intervals do not cover which test examples were drawn."
         )
-    found.append(
-        f"Seeds change masking rates and masks only: spread and intervals do not cover another split or another "
-        f"initialisation, nor which {examples:,} test examples were drawn."
+    if runs.sweeps:
+        yield (
+            "Seeds change masking rates and masks only: spread and intervals do not cover another split or another "
+            "initialisation."
+        )
+
+
+def _tests(report: Report, runs: Runs) -> Iterator[str]:
+    if not report.differences:
+        return
+    yield (
+        "A claim is a difference of a method to the baseline or to an ARM. Its p is the larger of an exact permutation "
+        "test's and Welch's t test's, both over seeds. It is a finding where that p, after Holm's correction for all "
+        f"claims of its metric, is at most {report.alpha:g}. It is not supported by this many seeds where even the "
+        "smallest p that they can reach would not have been enough. Intervals are not widened for the number of claims."
     )
-    return found
+    if any(difference.p_examples is not None for difference in report.differences):
+        yield (
+            "The p over examples is about these very runs on other test examples. It says nothing about other seeds, "
+            "and no finding rests on it."
+        )
+    if report.looks:
+        alphas = ", ".join(f"{look.alpha:.2g}" for look in report.looks)
+        yield (
+            f"Seeds were added as needed, with {len(report.looks)} looks at the results. Each spends its share of "
+            f"{report.alpha:g}, fixed beforehand ({alphas}); p is over all looks, and intervals are at the level of "
+            "the last. Tests of spread are made once, at the end."
+        )
 
 
-def _reading(sweep: Sweep, comparison: Comparison) -> list[str]:
-    found = [
-        "Equal steps are not equal compute: a mirrored method sends two model rows for each sequence. Runs are "
-        "planned for the same number of steps, so curves are shown over steps and over model rows, and variances also "
-        "at equal compute: times the views a sequence."
-    ]
-    families = {comparison.specs[method].family for method in comparison.methods}
-    if "arm" in families:
-        found.append(
-            "arm: its NLL is exact, a masked diffusion model's is an upper bound, so the two are not set against each "
-            "other. It has no masks: its variance is data noise alone."
+def _reading(runs: Runs) -> Iterator[str]:
+    yield (
+        "Equal steps are not equal compute: a mirrored method sends two model rows for each sequence. Accuracy is that "
+        "of whole runs; where their model rows differ it is no comparison at equal compute."
+    )
+    if runs.arms:
+        yield (
+            "An ARM's NLL is exact, a masked diffusion model's is an upper bound, so the two are not set against each "
+            "other, nor are their losses' variances: an ARM has no masks."
         )
-    if "arm" in families and len(sweep.seeds.get("arm", [])) > 1:
-        found.append(
-            "arm: a seed changes masking rates and masks alone, and an ARM has neither. Without dropout its seeds "
-            "repeat one run, so a spread of 0 says nothing about how ARMs vary."
+    repeated = [label for label in runs.arms if _repeats(runs, label)]
+    if repeated:
+        yield (
+            f"{', '.join(repeated)}: all seeds gave the same run. A seed changes masking rates and masks alone, and an "
+            "ARM has neither, so its spread of 0 says nothing about how ARMs vary."
         )
-    if "arm" in families and sweep.recipe.arm_model:
-        found.append("arm trains another model (arm_model): its difference is one of model and method together.")
-    specs = [comparison.specs[method] for method in comparison.methods]
+    if any(sweep.recipe.arm_model for sweep in runs.sweeps) and runs.arms:
+        yield "arm trains another model (arm_model): its difference is one of model and method together."
+    specs = runs.specs.values()
     if any(spec.mask == "bernoulli" and spec.family == "mdm" for spec in specs):
-        found.append(
+        yield (
             "With independent masks the weight 1/t gives the loss a heavy tail: a few sequences may make most of a "
             "variance measured in a run, and another run may read quite differently."
         )
-    found.append("Wall times are as measured: runs that shared a machine slowed each other.")
-    return found
+    if "wall_seconds" in runs.metrics or "train_seconds" in runs.metrics:
+        yield "Wall times are as measured: runs that shared a machine slowed each other."
+
+
+def _repeats(runs: Runs, label: str) -> bool:
+    """Whether a method has several runs on a task, and all are the same."""
+    for task in runs.tasks:
+        values = [*runs.values(task, label, runs.metric.key).values()]
+        if len(values) > 1 and max(values) - min(values) <= IDENTICAL * max(map(abs, values)):
+            return True
+    return False

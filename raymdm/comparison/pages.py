@@ -1,9 +1,11 @@
 """From a template and its numbers to a file: Markdown, or a page that needs nothing else."""
 
 import base64
+import hashlib
 import html
 import re
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def write_page(path: Path, context: Mapping[str, Any]) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown, "md_code": markdown_code, "data_uri": _data_uri}
+    environment.filters |= {"md": markdown, "md_code": markdown_code, "data_uri": _data_uri, "csp_hash": _csp_hash}
     text = environment.get_template(f"{path.name}.j2").render(context)
     path.write_text(text, encoding="utf-8", newline="\n")
     return path
@@ -39,6 +41,17 @@ def markdown(text: str) -> Markup:
 def markdown_code(text: str) -> Markup:
     """An indented code block, which no text can end."""
     return Markup("\n".join(f"    {line}" for line in text.splitlines()))  # noqa: S704 - code is literal
+
+
+def script(name: str) -> Markup:
+    """A script of the templates' folder, to be set into a page as it is."""
+    text = resources.files("raymdm.comparison").joinpath("templates", name).read_text(encoding="utf-8")
+    return Markup(text)  # noqa: S704 - no data is in it
+
+
+def _csp_hash(text: str) -> str:
+    """The source expression that allows this very script in a Content-Security-Policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _data_uri(path: Path) -> str:

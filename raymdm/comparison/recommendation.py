@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from raymdm.comparison.diagnosis import Diagnosis, Estimate, MethodVariance, Variance
-from raymdm.comparison.statistics import LEVEL
+from raymdm.comparison.stats.intervals import LEVEL
 
 P_LIMIT = 0.003
 """p-value below which a mean counts as different: at 0.05, one check in twenty would cry wolf."""

@@ -1,82 +1,70 @@
-"""A sweep's report: results.csv, figures, report.md and one page that needs nothing else."""
+"""The written report: results.csv, report.json, figures, report.md, report.tex and one page that needs nothing else."""
 
 from pathlib import Path
 from typing import Any
 
-from raymdm.comparison import tables
-from raymdm.comparison.analysis import analyse, headline, verdicts
+from raymdm.comparison import level_tables, sweep_tables
+from raymdm.comparison.document import Report
 from raymdm.comparison.drawing import Drawn
 from raymdm.comparison.figures import draw_figures
-from raymdm.comparison.metrics import METRICS
-from raymdm.comparison.notes import notes
-from raymdm.comparison.pages import write_page
-from raymdm.comparison.results import Sweep, load_sweep
+from raymdm.comparison.latex import write_latex
+from raymdm.comparison.pages import script, write_page
+from raymdm.comparison.runs import Runs
+from raymdm.comparison.sections import main_metrics, sections
 
-SHOWN_EXAMPLES = 3
-SHOWN_CHARACTERS = 600
+RESULT_COLUMNS = ["task", "model", "method", "seed", "metric", "value"]
 
 
-def compare(sweep_dir: Path, output: Path | None = None) -> Path:
-    """Write a sweep's report into `output` (the sweep's folder by default) and return the path of report.html.
+def write_report(report: Report, runs: Runs, output: Path, *, latex: bool) -> Path:
+    """Write the report's files into `output`, which is made, and return the path of report.html.
 
-    The files depend on the sweep's files alone. Raises UserError where the folder is not a sweep, a file is broken,
-    no trial has finished, or two trials were scored on different test examples.
+    report.tex only with `latex`. The files depend on the arguments alone.
     """
-    sweep = load_sweep(Path(sweep_dir))
-    folder = Path(output) if output else sweep.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep.table.to_csv(folder / "results.csv", index=False, na_rep="nan", lineterminator="\n")
-    context = _context(sweep, folder / "figures")
-    write_page(folder / "report.md", context)
-    return write_page(folder / "report.html", context)
+    output.mkdir(parents=True, exist_ok=True)
+    runs.table[RESULT_COLUMNS].to_csv(output / "results.csv", index=False, na_rep="nan", lineterminator="\n")
+    (output / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8", newline="\n")
+    if latex:
+        write_latex(report, runs, output / "report.tex")
+    context = _context(report, runs, output / "figures")
+    write_page(output / "report.md", context)
+    return write_page(output / "report.html", context)
 
 
-def _context(sweep: Sweep, figure_folder: Path) -> dict[str, Any]:
-    comparison = analyse(sweep)
-    figures: dict[str, list[Drawn]] = {"results": [], "curves": [], "variance": [], "calibration": []}
-    for figure in draw_figures(sweep, comparison, figure_folder):
-        figures[figure.section].append(figure)
+def _context(report: Report, runs: Runs, figure_folder: Path) -> dict[str, Any]:
+    figures: dict[str, list[Drawn]] = {}
+    for figure in draw_figures(report, runs, main_metrics(report, runs), figure_folder):
+        figures.setdefault(figure.section, []).append(figure)
+    shown = [section for section in sections(report, runs) if section.blocks or section.name in figures]
     return {
-        "info": sweep.info,
-        "recipe": sweep.recipe,
-        "recipe_text": sweep.recipe_text,
-        "headline": headline(comparison),
-        "verdicts": verdicts(comparison),
-        "notes": notes(sweep, comparison),
+        "report": report,
+        "facts": _facts(report, runs),
+        "sections": shown,
         "figures": figures,
-        "failures": sweep.failures,
-        "results": tables.results_table(comparison),
-        "seeds": tables.seeds_table(sweep),
-        "methods": tables.methods_table(comparison),
-        "differences": tables.differences_table(comparison),
-        "cost": tables.cost_table(comparison),
-        "metrics": tables.metrics_table(),
-        "calibrations": tables.calibration_table(sweep.calibrations, sweep.recipe) if sweep.calibrations else None,
-        "environment": tables.environment_table(sweep),
-        "examples": _examples(sweep),
+        "sweeps": [_sweep(runs, place) for place in range(len(runs.sweeps))],
+        "metrics": level_tables.metrics_table(runs),
+        "script": script("sort.js"),
     }
 
 
-def _examples(sweep: Sweep) -> list[dict[str, Any]]:
-    """The first test examples with every method's answer from its first seed; the first, so that none is picked."""
-    first = {method: seeds[0] for method, seeds in sweep.seeds.items()}
-    answers = sweep.answers[sweep.answers["seed"] == sweep.answers["method"].map(first)]
-    examples = []
-    for example_id in sorted(answers["example_id"].unique())[:SHOWN_EXAMPLES]:
-        rows = answers[answers["example_id"] == example_id].to_dict("records")
-        shown = [
-            {
-                "method": f"{row['method']}, seed {row['seed']}",
-                "verdict": f"score {METRICS['accuracy'].write(row['score'])}%",
-                "output": _shortened(str(row["output"])),
-            }
-            for row in rows
-        ]
-        examples.append({"id": example_id, "reference": str(rows[0]["reference"]), "answers": shown})
-    return examples
+def _facts(report: Report, runs: Runs) -> list[str]:
+    """What stands under the title."""
+    if len(runs.sweeps) == 1:
+        sweep = runs.sweeps[0]
+        found = [sweep.recipe.description, sweep.info.created, sweep.info.status, sweep.info.hardware]
+        return [fact for fact in found if fact]
+    several = [(len(runs.sweeps), "sweeps"), (len(report.tasks), "tasks"), (len(report.labels), "methods")]
+    return [f"{count} {words}" for count, words in several if count > 1]
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= SHOWN_CHARACTERS:
-        return text
-    return f"{text[:SHOWN_CHARACTERS]} … ({len(text) - SHOWN_CHARACTERS} more characters)"
+def _sweep(runs: Runs, place: int) -> dict[str, Any]:
+    sweep = runs.sweeps[place]
+    namesakes = sum(other.info.name == sweep.info.name for other in runs.sweeps)
+    calibrations = sweep.calibrations
+    return {
+        "name": f"{sweep.info.name} ({sweep.folder.name})" if namesakes > 1 else sweep.info.name,
+        "environment": sweep_tables.environment_table(sweep),
+        "calibrations": sweep_tables.calibration_table(calibrations, sweep.recipe) if calibrations else None,
+        "examples": sweep_tables.examples(sweep),
+        "git_commit": sweep.info.git_commit,
+        "recipe_text": sweep.recipe_text,
+    }

@@ -18,8 +18,17 @@ from raymdm.errors import UserError
 
 SCORE_COLUMNS = ["example_id", "score", "reference", "output"]
 CURVES = {"train/loss", "val/nll"}
+NO_RESULT = "no result.json: the run has not ended or was interrupted"
 LOGGED = TypeAdapter(dict[str, Any])
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Round(BaseModel):
+    """A round of an adaptive sweep: the runs that it added, and the share of alpha that its look spends."""
+
+    cells: list[tuple[str, int]]
+    """Method and seed."""
+    alpha: float
 
 
 class SweepInfo(BaseModel):
@@ -34,6 +43,13 @@ class SweepInfo(BaseModel):
     hardware: str
     environment: dict[str, str]
     wall_seconds: float | None
+    rounds: list[Round] = []
+    """Of an adaptive sweep, in the order they were run; empty where the number of seeds is fixed."""
+    stopped: str | None = None
+    """Why an adaptive sweep added no more seeds."""
+    mlflow_uri: str | None = None
+    """Without a password."""
+    experiment: str = ""
 
 
 class TrialResult(BaseModel):
@@ -127,7 +143,9 @@ def load_sweep(folder: Path) -> Sweep:
         )
     info = read_model(folder / "sweep.json", SweepInfo)
     recipe_text, recipe = _read_recipe(folder / "recipe.yaml")
-    finished, failures = _read_trials(folder, recipe)
+    _check_rounds(folder / "sweep.json", recipe, info)
+    cells = sorted(planned_cells(recipe, info), key=lambda cell: recipe.sweep.methods.index(cell[0]))
+    finished, failures = _read_trials(folder, cells)
     seeds: dict[str, list[int]] = {}
     for _, result in finished:
         seeds.setdefault(result.method, []).append(result.seed)
@@ -146,8 +164,15 @@ def load_sweep(folder: Path) -> Sweep:
             for path in sorted((folder / "calibrations").glob("*/density.json"))
         },
         failures=failures,
-        strangers=_strangers(folder / "trials", recipe),
+        strangers=_strangers(folder / "trials", cells),
     )
+
+
+def planned_cells(recipe: Recipe, info: SweepInfo) -> list[tuple[str, int]]:
+    """Method and seed of every run of the grid: those of the rounds, in their order, else all seeds of each method."""
+    if info.rounds:
+        return list(dict.fromkeys(cell for added in info.rounds for cell in added.cells))
+    return [(method, seed) for method in recipe.sweep.methods for seed in recipe.sweep.first_seeds]
 
 
 def read_model(path: Path, model: type[Model]) -> Model:
@@ -168,23 +193,33 @@ def _read_recipe(path: Path) -> tuple[str, Recipe]:
         raise UserError(f"{path} is not a recipe of this version of raymdm: {error}") from error
 
 
-def _read_trials(folder: Path, recipe: Recipe) -> tuple[list[tuple[Path, TrialResult]], list[tuple[str, str]]]:
-    """The finished trials of the recipe's grid, at least one, and the name and error of the others."""
+def _check_rounds(path: Path, recipe: Recipe, info: SweepInfo) -> None:
+    named = {method for added in info.rounds for method, _ in added.cells}
+    if unknown := sorted(named - set(recipe.sweep.methods)):
+        raise UserError(
+            f"{path}: its rounds name {', '.join(unknown)}, which recipe.yaml does not have among sweep.methods "
+            f"({', '.join(recipe.sweep.methods)}). The two files are from different sweeps; restore one of them"
+        )
+
+
+def _read_trials(
+    folder: Path, cells: list[tuple[str, int]]
+) -> tuple[list[tuple[Path, TrialResult]], list[tuple[str, str]]]:
+    """The finished trials of the grid, at least one, and the name and error of the others."""
     finished: list[tuple[Path, TrialResult]] = []
     failures: list[tuple[str, str]] = []
-    for method in recipe.sweep.methods:
-        for seed in recipe.sweep.seeds:
-            trial = folder / "trials" / f"{method}-s{seed}"
-            if not (trial / "result.json").is_file():
-                failures.append((trial.name, "no result.json: the run has not ended or was interrupted"))
-                continue
-            result = _read_result(trial / "result.json", method, seed)
-            if result.status == "finished":
-                finished.append((trial, result))
-            else:
-                failures.append((trial.name, result.error or "no error was recorded"))
+    for method, seed in cells:
+        trial = folder / "trials" / f"{method}-s{seed}"
+        if not (trial / "result.json").is_file():
+            failures.append((trial.name, NO_RESULT))
+            continue
+        result = _read_result(trial / "result.json", method, seed)
+        if result.status == "finished":
+            finished.append((trial, result))
+        else:
+            failures.append((trial.name, result.error or "no error was recorded"))
     if not finished:
-        first = f" The first: {failures[0][0]}: {failures[0][1].strip()[-500:]}"
+        first = f" The first: {failures[0][0]}: {failures[0][1].strip()[-500:]}" if failures else ""
         raise UserError(f"{folder}: no finished trial, so there is nothing to compare.{first}")
     return finished, failures
 
@@ -199,8 +234,8 @@ def _read_result(path: Path, method: str, seed: int) -> TrialResult:
     return result
 
 
-def _strangers(trials: Path, recipe: Recipe) -> list[str]:
-    grid = {f"{method}-s{seed}" for method in recipe.sweep.methods for seed in recipe.sweep.seeds}
+def _strangers(trials: Path, cells: list[tuple[str, int]]) -> list[str]:
+    grid = {f"{method}-s{seed}" for method, seed in cells}
     return sorted(path.parent.name for path in trials.glob("*/result.json") if path.parent.name not in grid)
 
 

@@ -35,7 +35,8 @@ _OWN_WORDS = "value_error"
 
 def describe(error: ErrorDetails) -> str:
     """`train.lrr: unknown field; did you mean train.lr? ...`: the problem without the place it comes from."""
-    loc, kind = error["loc"], error["type"]
+    loc, kind = _without_tags(error["loc"]), error["type"]
+    error = error | {"loc": loc}
     field = ".".join(str(part) for part in loc)
     if kind == "extra_forbidden":
         return f"{field}: unknown field; {_known(loc)}"
@@ -49,6 +50,11 @@ def describe(error: ErrorDetails) -> str:
     plain = _PLAIN.get(kind)
     expected = plain.format(**error.get("ctx", {})) if plain else message.removeprefix("Input should be ")
     return f"{field}: got {show(error['input'])}; expected {expected}. {_remedy(error)}"
+
+
+def _without_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The path as a recipe's writer knows it: pydantic adds which of the two forms of `sweep.seeds` it took."""
+    return loc[:2] + loc[3:] if loc[:2] == ("sweep", "seeds") and loc[2:3] in (("fixed",), ("adaptive",)) else loc
 
 
 def show(value: Any) -> str:
@@ -144,11 +150,10 @@ def _section(loc: Sequence[int | str]) -> type[BaseModel] | None:
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     """The model inside an annotation such as `ModelConfig`, `ModelConfig | None` or `dict[str, MethodSpec]`."""
-    inner = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(annotation)]
-    for candidate in (annotation, *inner):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return next((model for part in inner if (model := _model_in(part))), None)
 
 
 def _all_fields(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,8 +23,9 @@ from pydantic import (
 
 from raymdm.config.inputs import DataConfig, ModelConfig, Section, Seed, TokenizerConfig, unique
 from raymdm.config.methods import METHODS, MethodSpec
+from raymdm.config.seeds import PAPERS_SEEDS, AdaptiveSeeds, Seeds
 
-__all__ = ["METHODS", "DataConfig", "MethodSpec", "ModelConfig", "Recipe", "TokenizerConfig"]
+__all__ = ["METHODS", "AdaptiveSeeds", "DataConfig", "MethodSpec", "ModelConfig", "Recipe", "TokenizerConfig"]
 
 
 _COMPOSED: ContextVar[frozenset[str]] = ContextVar("names in the `methods` section of the recipe being read")
@@ -206,14 +208,40 @@ class EvaluateConfig(Section):
 class SweepConfig(Section):
     methods: Annotated[list[MethodName], AfterValidator(unique)] = Field(default=["standard"], min_length=1)
     """Methods of the grid."""
-    seeds: Annotated[list[Seed], AfterValidator(unique)] = Field(default=[42, 731, 20231], min_length=1)
-    """Seeds of the grid (paper: 42, 731, 20231)."""
+    seeds: Seeds = Field(default=list(PAPERS_SEEDS))
+    """Seeds of the grid (paper: 42, 731, 20231); or `initial`, `max` and `stop_when`: seeds are added as needed."""
     max_concurrent: PositiveInt | None = None
     """Runs at once; null: what the cluster's resources hold."""
     baseline: MethodName = "standard"
     """The method that the others are compared to."""
     max_failures: NonNegativeInt = 1
     """Restarts of a run whose driver process was lost."""
+
+    @property
+    def first_seeds(self) -> list[int]:
+        """The seeds that every method starts with: all of them, unless seeds are added as needed."""
+        return self.seeds if isinstance(self.seeds, list) else self.seeds.order[: self.seeds.initial]
+
+    @property
+    def players(self) -> list[str]:
+        """Methods whose seeds can settle an adaptive sweep's question, in the grid's order."""
+        if isinstance(self.seeds, list):
+            return []
+        asked = [atom.methods for atom in self.seeds.criterion.atoms]
+        named = {*chain.from_iterable(asked)} if all(asked) else {*self.methods}
+        return [method for method in self.methods if method in named]
+
+    @model_validator(mode="after")
+    def _asks_of_its_own(self) -> "SweepConfig":
+        if isinstance(self.seeds, list):
+            return self
+        for atom in self.seeds.criterion.atoms:
+            for method in atom.methods:
+                if method not in self.methods:
+                    raise ValueError(
+                        f"`seeds.stop_when` asks of {method!r}, which is not among `methods`: {', '.join(self.methods)}"
+                    )
+        return self
 
 
 class TrackingConfig(Section):

@@ -16,9 +16,8 @@ def check(recipe: Recipe) -> Iterator[str]:
     with cluster.connected() if "RAY_ADDRESS" in os.environ else nullcontext():
         have = cluster.capacity()
         at_once = cluster.slots(recipe, have)
-    runs = len(recipe.sweep.methods) * len(recipe.sweep.seeds)
     yield (
-        f"resources: {runs} runs, {at_once} at once, workers a run: {recipe.train.num_workers}, each with "
+        f"resources: {_runs(recipe)}, {at_once} at once, workers a run: {recipe.train.num_workers}, each with "
         f"{recipe.train.cpus_per_worker:g} CPUs and {recipe.train.gpus_per_worker:g} GPUs; {have.source} holds "
         f"{have.cpus:g} CPUs and {have.gpus:g} GPUs"
     )
@@ -29,3 +28,12 @@ def check(recipe: Recipe) -> Iterator[str]:
         yield f"warning: {warning}"
     writable(Path(recipe.output))
     yield f"output: {Path(recipe.output).absolute()}"
+
+
+def _runs(recipe: Recipe) -> str:
+    sweep = recipe.sweep
+    first = len(sweep.methods) * len(sweep.first_seeds)
+    if isinstance(sweep.seeds, list):
+        return f"{first} runs"
+    most = first + len(sweep.players) * (sweep.seeds.max - sweep.seeds.initial)
+    return f"{first} to {most} runs (until {sweep.seeds.stop_when})"

@@ -88,7 +88,7 @@ def create(recipe: Recipe) -> SweepFolder:
         raise UserError(
             f"output: cannot write to {path} ({error.strerror}): choose another folder with output=DIR"
         ) from None
-    state = {
+    state: dict[str, Any] = {
         "name": recipe.name,
         "config_hash": config_hash(recipe),
         "git_commit": git_commit(),
@@ -102,6 +102,8 @@ def create(recipe: Recipe) -> SweepFolder:
         "mlflow_uri": None,
         "experiment": recipe.tracking.experiment or recipe.name,
         "slots": None,
+        "rounds": [],
+        "stopped": None,
     }
     write_json(path / "sweep.json", state)
     return SweepFolder(path)
@@ -156,11 +158,11 @@ def owned(folder: SweepFolder) -> Iterator[None]:
         lock.release()
 
 
-def writable(output: Path) -> None:
-    """Raise UserError unless results can be written to `output`, which need not exist yet."""
+def writable(output: Path, option: str = "output=DIR") -> None:
+    """Raise UserError unless results can be written to `output`, which need not exist yet; `option` sets it."""
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"output: cannot write to {output} ({existing} is not writable): choose another, output=DIR")
+        raise UserError(f"output: cannot write to {output} ({existing} is not writable): choose another, {option}")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

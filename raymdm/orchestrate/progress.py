@@ -45,6 +45,10 @@ class Progress:
     def __post_init__(self) -> None:
         self.rows = {name: Row() for name in self.names}
 
+    def add(self, names: list[str]) -> None:
+        """Runs that were decided on later."""
+        self.rows |= {name: Row() for name in names}
+
     def start(self) -> None:
         if self.console.is_terminal:
             self._live = Live(self._table(), console=self.console, refresh_per_second=2, transient=True)

@@ -28,13 +28,12 @@ from raymdm.orchestrate.folder import (
     write_json,
 )
 from raymdm.orchestrate.progress import Progress
+from raymdm.orchestrate.rounds import Cell, Cells, cells_so_far, finished, next_round
 from raymdm.orchestrate.trial import run_trial
 from raymdm.tracking.jsonl import JsonlTracker
 from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri, without_password
 from raymdm.tracking.mlflow_tracker import MlflowTracker
 from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker, TrialStatus
-
-Cell = tuple[str, int]
 
 
 def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
@@ -93,22 +92,12 @@ def calibrate_methods(recipe: Recipe, folder: SweepFolder, data: dict[str, Path]
 
 def outcome(recipe: Recipe, folder: SweepFolder) -> SweepStatus:
     """`finished` when every cell has its result, `failed` when the others have errors, else `interrupted`."""
-    left = [cell for cell in grid(recipe) if not finished(folder, cell)]
+    left = [cell for cell in cells_so_far(recipe, folder) if not finished(folder, cell)]
+    looking = not isinstance(recipe.sweep.seeds, list) and not folder.state()["stopped"]
     if not left:
-        return "finished"
+        return "interrupted" if looking else "finished"
     failed = all((folder.trial(*cell) / "result.json").exists() for cell in left)
     return "failed" if failed else "interrupted"
-
-
-def grid(recipe: Recipe) -> list[Cell]:
-    """The cells, seed by seed, so that a comparison is possible as early as can be."""
-    return [(method, seed) for seed in recipe.sweep.seeds for method in recipe.sweep.methods]
-
-
-def finished(folder: SweepFolder, cell: Cell) -> bool:
-    """Whether a cell has its result."""
-    path = folder.trial(*cell) / "result.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "finished"
 
 
 def prepare_data(recipe: Recipe, console: Console) -> dict[str, Path]:
@@ -246,7 +235,7 @@ def run_cells(
     recipe: Recipe, folder: SweepFolder, data: dict[str, Path], slots: int, tracker: Tracker, console: Console
 ) -> None:
     """Tune over the cells that have no result yet; returns when all have ended or the user interrupts."""
-    cells = grid(recipe)
+    cells = cells_so_far(recipe, folder)
     waiting = [cell for cell in cells if not finished(folder, cell)]
     progress = Progress([trial_name(*cell) for cell in waiting], slots, console)
     observer = _Observer(recipe, folder, tracker, progress)
@@ -255,17 +244,32 @@ def run_cells(
         for cell in cells:
             if cell not in waiting:
                 observer.replay(cell)
+
+    def more() -> list[Cell]:
+        added = next_round(recipe, folder, console)
+        progress.add([trial_name(*cell) for cell in added])
+        return added
+
+    waiting = waiting or more()
     if not waiting:
         return
     started = time.monotonic()
+    adaptive = not isinstance(recipe.sweep.seeds, list)
+    space: dict[str, Any] = {
+        "sweep": str(folder.path),
+        "data": {family: str(path) for family, path in data.items()},
+    }
+    if not adaptive:
+        space["cell"] = tune.grid_search([list(cell) for cell in waiting])
     tuner = tune.Tuner(
         tune.with_resources(run_trial, {"CPU": cluster.DRIVER_CPUS}),
-        param_space={
-            "sweep": str(folder.path),
-            "data": {family: str(path) for family, path in data.items()},
-            "cell": tune.grid_search([list(cell) for cell in waiting]),
-        },
-        tune_config=tune.TuneConfig(max_concurrent_trials=slots, reuse_actors=True),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            search_alg=Cells(waiting, more) if adaptive else None,
+            num_samples=-1 if adaptive else 1,
+        ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
             storage_path=str(folder.path / "tune"),

@@ -24,7 +24,8 @@ MAX_METRICS, MAX_PARAMS = 1000, 100
 MAX_PARAM, MAX_TAG = 6000, 5000
 """Characters of one value (MLflow's own limit for tags is 8000)."""
 
-_KEY = "raymdm_key"
+RUN_KEY = "raymdm_key"
+"""Tag by which a run is found again: the sweep's folder name, for a trial followed by its own."""
 _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 """MLflow's codes for what no later try will mend; anything else counts as an outage."""
 _FINAL = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -166,8 +167,8 @@ class MlflowTracker:
 
     def _open(self, run: _Run) -> None:
         """Find the run by its tag, set it running and learn what it holds; or create it."""
-        found = self._client.search_runs([self._experiment], f"tags.{_KEY} = '{run.key}'", max_results=1)
-        tags = run.tags | {_KEY: run.key}
+        found = self._client.search_runs([self._experiment], f"tags.{RUN_KEY} = '{run.key}'", max_results=1)
+        tags = run.tags | {RUN_KEY: run.key}
         if run is not self._parent and self._parent.id is not None:
             tags["mlflow.parentRunId"] = self._parent.id
         if found:

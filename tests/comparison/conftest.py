@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import report_sample
 import yaml
 
+from raymdm.comparison.document import Report
+from raymdm.comparison.runs import Runs
 from raymdm.config.schema import METHODS, Recipe
 
 EXAMPLES = 50
@@ -302,3 +305,9 @@ def without_variance() -> Callable[..., dict[str, Any]]:
         return data
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[..., tuple[Report, Runs]]:
+    """`sample(labels, arms, tasks, seeds, text)`: a comparison that fills every field, see report_sample.py."""
+    return report_sample.sample

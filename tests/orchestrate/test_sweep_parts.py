@@ -6,14 +6,10 @@ from pathlib import Path
 from raymdm.config.load import dump_recipe
 from raymdm.config.schema import Recipe
 from raymdm.orchestrate.folder import create, write_json
-from raymdm.orchestrate.sweep import finished, grid, outcome, params, without_secrets
+from raymdm.orchestrate.rounds import finished
+from raymdm.orchestrate.sweep import outcome, params, without_secrets
 
 MakeRecipe = Callable[..., Recipe]
-
-
-def test_grid_goes_seed_by_seed(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe(sweep__methods=["standard", "arm"], sweep__seeds=[7, 3])
-    assert grid(recipe) == [("standard", 7), ("arm", 7), ("standard", 3), ("arm", 3)]
 
 
 def test_outcome_follows_the_results(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""What a report shows of a sweep's own files: calibrations, environment, answers."""
+
+from typing import Any
+
+from raymdm.comparison.metrics import METRICS, significant
+from raymdm.comparison.results import Calibration, SourceVariance, Sweep
+from raymdm.comparison.tables import NONE, Table
+from raymdm.config.schema import Recipe
+
+SHOWN_EXAMPLES = 3
+SHOWN_CHARACTERS = 600
+
+
+def calibration_table(calibrations: dict[str, Calibration], recipe: Recipe) -> Table:
+    """A column a calibration: fit, weights, expected variance and cost."""
+    specs = {name: recipe.spec(name) for name in recipe.sweep.methods}
+    users = {
+        calibration: [name for name, spec in specs.items() if spec.calibrated and spec.calibration == calibration]
+        for calibration in calibrations
+    }
+    found = list(calibrations.values())
+    rows = [["Used by", *(", ".join(users[mask]) or NONE for mask in calibrations)]]
+    rows.append(["Optimal for the", *(c.target for c in found)])
+    rows.append(["Fitted curve", *(c.kind for c in found)])
+    rows.append(["KL(optimum ‖ fit), nats", *(f"{c.kl:.3g}" for c in found)])
+    rows.append(["Weights 1/p(t)", *(f"{c.weight_min:.3g} to {c.weight_max:.3g}" for c in found)])
+    rows.append(["Variance, uniform", *(significant(c.variance["uniform"]) for c in found)])
+    rows.append(["Variance, fitted", *(_expected(c.variance[c.kind], c.variance["uniform"]) for c in found)])
+    rows.append(
+        ["Variance, empirical optimum", *(_expected(c.variance["optimum"], c.variance["uniform"]) for c in found)]
+    )
+    rows.append(["A + B + C, uniform", *(_split(c.decomposition.get("uniform")) for c in found)])
+    rows.append(["A + B + C, EPR", *(_split(c.decomposition.get("epr")) for c in found)])
+    rows.append(["Parameters", *("\n".join(f"{k} = {v:.4g}" for k, v in c.params.items()) for c in found)])
+    rows.append(["Share of uniform mixed in", *(f"{c.uniform_mix:.3g}" for c in found)])
+    rows.append(["Smallest rate eps", *(f"{c.eps:.3g}" for c in found)])
+    rows.append(["Cost", *(f"{c.rows:,} model rows, {METRICS['train_seconds'].write(c.seconds)}" for c in found)])
+    return Table(["", *calibrations], rows)
+
+
+def _split(source: SourceVariance | None) -> str:
+    """Of losses alone: a calibration of gradients has none."""
+    return NONE if source is None else " + ".join(map(significant, (source.masks, source.rate, source.data)))
+
+
+def _expected(value: float, uniform: float) -> str:
+    return significant(value) + (f" ({value / uniform:.2f} of uniform)" if uniform > 0 else "")
+
+
+def environment_table(sweep: Sweep) -> Table:
+    info = sweep.info
+    seeds = ", ".join(map(str, dict.fromkeys(seed for found in sweep.seeds.values() for seed in found)))
+    wall = METRICS["wall_seconds"].write(info.wall_seconds) if info.wall_seconds is not None else NONE
+    rows = [
+        ["Task", ", ".join(sweep.table["task"].unique())],
+        ["Model", ", ".join(sweep.table["model"].unique())],
+        ["Seeds that ended", seeds],
+        ["Hardware", info.hardware],
+        ["raymdm", info.raymdm_version],
+        ["Git commit", info.git_commit or "not recorded"],
+        ["Recipe's hash", info.config_hash],
+        ["Started", info.created],
+        ["Whole sweep", f"{wall} ({info.status})"],
+        ["Packages", ", ".join(f"{name} {version}" for name, version in sorted(info.environment.items()))],
+    ]
+    return Table(["", ""], rows)
+
+
+def examples(sweep: Sweep) -> list[dict[str, Any]]:
+    """The first test examples with every method's answer from its first seed; the first, so that none is picked."""
+    first = {method: seeds[0] for method, seeds in sweep.seeds.items()}
+    answers = sweep.answers[sweep.answers["seed"] == sweep.answers["method"].map(first)]
+    found = []
+    for example_id in sorted(answers["example_id"].unique())[:SHOWN_EXAMPLES]:
+        rows = answers[answers["example_id"] == example_id].to_dict("records")
+        shown = [
+            {
+                "method": f"{row['method']}, seed {row['seed']}",
+                "verdict": f"score {METRICS['accuracy'].write(row['score'])}%",
+                "output": _shortened(str(row["output"])),
+            }
+            for row in rows
+        ]
+        found.append({"id": example_id, "reference": str(rows[0]["reference"]), "answers": shown})
+    return found
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[:SHOWN_CHARACTERS]} … ({len(text) - SHOWN_CHARACTERS} more characters)"

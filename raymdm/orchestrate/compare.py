@@ -1,0 +1,101 @@
+"""What `raymdm compare` reads, checks and asks; the report itself is written by its caller."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from raymdm.comparison.claims import Asked
+from raymdm.comparison.longform import runs_of_frames, runs_of_table
+from raymdm.comparison.metrics import Metric
+from raymdm.comparison.reading import runs_of_sweeps
+from raymdm.comparison.results import SweepInfo, read_model
+from raymdm.comparison.runs import Runs
+from raymdm.config import criteria
+from raymdm.config.criteria import Criterion
+from raymdm.errors import UserError
+from raymdm.orchestrate.folder import writable
+from raymdm.tracking.mlflow_reader import read_experiment
+from raymdm.tracking.mlflow_report import log_to_sweep
+
+REPORT_FILES = ("report.html", "report.md", "report.json", "results.csv")
+
+
+class Source(NamedTuple):
+    """Where runs come from: sweeps, a table, or MLflow."""
+
+    sweeps: tuple[Path, ...] = ()
+    results: Path | None = None
+    scores: Path | None = None
+    percent: bool = False
+    mlflow: str | None = None
+    experiment: str | None = None
+    parent: str | None = None
+
+
+def check(source: Source, output: Path | None, log: bool, margin: float) -> None:
+    """Raise UserError unless the options name one source and fit together."""
+    named = [bool(source.sweeps), source.results is not None, source.mlflow is not None]
+    if sum(named) != 1:
+        raise UserError(
+            "compare needs one source: folders of sweeps, or --results FILE, or --mlflow URI --experiment NAME"
+            + ("" if any(named) else "; `raymdm compare --help` says more")
+        )
+    if (source.scores or source.percent) and not source.results:
+        raise UserError("--scores and --percent go with --results FILE")
+    if (source.experiment or source.parent) and not source.mlflow:
+        raise UserError("--experiment and --parent go with --mlflow URI")
+    if source.mlflow and not source.experiment:
+        raise UserError("--mlflow needs --experiment NAME")
+    if output is None and len(source.sweeps) != 1:
+        raise UserError("name a folder for the report: -o DIR (only a single sweep has one of its own)")
+    writable(output or source.sweeps[0], "-o DIR")
+    if log and len(source.sweeps) != 1:
+        raise UserError("--log needs one sweep: it logs the report to that sweep's MLflow run")
+    if not 1 < margin < float("inf"):
+        raise UserError(f"--margin {margin:g}: expected a ratio above 1, such as 1.5")
+
+
+def questions(texts: Sequence[str]) -> list[Criterion]:
+    """Parsed `--assert` questions; raises UserError for one that cannot be read."""
+    try:
+        return [criteria.parse(text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"--assert: {error}") from None
+
+
+def read(source: Source, baseline: str | None, metric: Metric) -> Runs:
+    """The runs of a source; raises UserError for whatever is wrong with them."""
+    if source.sweeps:
+        return runs_of_sweeps(list(source.sweeps), baseline=baseline, metric=metric)
+    if source.results:
+        return runs_of_table(source.results, source.scores, baseline=baseline, metric=metric, percent=source.percent)
+    assert source.mlflow and source.experiment
+    with tempfile.TemporaryDirectory() as download:
+        results, scores = read_experiment(source.mlflow, source.experiment, source.parent, Path(download))
+    return runs_of_frames(results, scores, name=source.experiment, baseline=baseline, metric=metric)
+
+
+def asked(runs: Runs, asserted: Sequence[Criterion]) -> Asked:
+    """Pairs that `--assert` or a sweep's `stop_when` compares; each joins the family of claims.
+
+    Raises UserError where `--assert` names a method that has no runs.
+    """
+    atoms = [atom for criterion in asserted for atom in criterion.atoms]
+    for atom in atoms:
+        for name in atom.methods:
+            if name not in runs.labels:
+                raise UserError(f"--assert {atom}: no method {name!r} in the results. Known: {', '.join(runs.labels)}")
+    for sweep in runs.sweeps:
+        seeds = sweep.recipe.sweep.seeds
+        atoms += [] if isinstance(seeds, list) else seeds.criterion.atoms
+    return [atom.methods for atom in atoms if len(atom.methods) == 2]
+
+
+def log_report(sweep: Path, folder: Path, uri: str | None = None) -> None:
+    """Log the report in `folder` to the sweep's MLflow run; `uri` where sweep.json lacks its password."""
+    info = read_model(sweep / "sweep.json", SweepInfo)
+    store = uri or info.mlflow_uri
+    if store is None:
+        raise UserError(f"{sweep}: this sweep was not tracked with MLflow, so there is no run to log the report to")
+    log_to_sweep(store, info.experiment, sweep.name, [folder / name for name in REPORT_FILES], folder / "figures")

@@ -1,0 +1,60 @@
+"""What `raymdm compare` takes for a source."""
+
+from pathlib import Path
+
+import pytest
+
+from raymdm.config.criteria import parse
+from raymdm.errors import UserError
+from raymdm.orchestrate.compare import Source, check, questions
+
+SWEEP, FILE, OUT = (Path("a"),), Path("r.csv"), Path("out")
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        (Source(SWEEP), None),
+        (Source((Path("a"), Path("b"))), OUT),
+        (Source(results=FILE, scores=FILE, percent=True), OUT),
+        (Source(mlflow="sqlite:///x.db", experiment="e", parent="p"), OUT),
+    ],
+)
+def test_one_source_is_enough(source: Source, output: Path | None) -> None:
+    check(source, output, log=False, margin=1.5)
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "said"),
+    [
+        (Source(), OUT, "compare needs one source"),
+        (Source(SWEEP, results=FILE), OUT, "compare needs one source"),
+        (Source(results=FILE, mlflow="u"), OUT, "compare needs one source"),
+        (Source(SWEEP, scores=FILE), OUT, "--scores and --percent go with --results"),
+        (Source(SWEEP, percent=True), OUT, "--scores and --percent go with --results"),
+        (Source(SWEEP, experiment="e"), OUT, "--experiment and --parent go with --mlflow"),
+        (Source(mlflow="u"), OUT, "--mlflow needs --experiment NAME"),
+        (Source(results=FILE), None, "name a folder for the report: -o DIR"),
+        (Source((Path("a"), Path("b"))), None, "name a folder for the report: -o DIR"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(source: Source, output: Path | None, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check(source, output, log=False, margin=1.5)
+
+
+@pytest.mark.parametrize("margin", [1.0, 0.5, -2.0, float("nan"), float("inf")])
+def test_a_margin_is_a_ratio_above_one(margin: float) -> None:
+    with pytest.raises(UserError, match="expected a ratio above 1"):
+        check(Source(SWEEP), None, log=False, margin=margin)
+
+
+def test_only_a_sweep_has_a_run_to_log_to() -> None:
+    with pytest.raises(UserError, match="--log needs one sweep"):
+        check(Source(results=FILE), OUT, log=True, margin=1.5)
+
+
+def test_questions_are_parsed_before_anything_is_read() -> None:
+    assert questions(["decided(a, b)"]) == [parse("decided(a, b)")]
+    with pytest.raises(UserError, match=r"--assert: 'decided\(a' cannot be read"):
+        questions(["decided(a"])
