@@ -275,7 +275,7 @@ def spread_sizes(simulations: int, rng: np.random.Generator) -> None:
                 ratios = [bounds(ratio) for x, y in pairs if (ratio := spread.ratio(x, y, LEVEL))]
                 yield [population, str(count), *map(share, p), cell(ratios, 1)]
 
-    header = ["Runs", "Seeds", "Permutation (reported)", "Brown–Forsythe", "F", "Ratio: coverage (length)"]
+    header = ["Runs", "Seeds", "Permutation", "Brown–Forsythe", "F", "Ratio: coverage (length)"]
     table("Tests of equal spread that is equal, means 2 sd apart: rejected at 0.05", header, sizes())
 
     def equivalences() -> Iterator[list[str]]:
@@ -325,7 +325,7 @@ def powers(simulations: int, rng: np.random.Generator) -> None:
                 yield [str(count), f"{wider:g}", f"{difference:.2f}", *shares]
 
     header = ["Seeds", "sd ratio", "Detectable difference", *RUNS]
-    table("Power of the reported test at the difference said to be detectable with 0.8", header, rows())
+    table("Power of the permutation test at the difference said to be detectable with 0.8", header, rows())
 
 
 ALL = (means, other_statistics, differences, mean_sizes, spread_sizes, improvements, powers)

@@ -1,10 +1,12 @@
 """The documentation names what the program has."""
 
+import json
 import re
 from pathlib import Path
 
 import yaml
 
+from raymdm.comparison.document import Report
 from raymdm.config.methods import METHODS, MethodSpec
 from raymdm.config.schema import DataConfig, ModelConfig, Recipe, TokenizerConfig
 
@@ -101,3 +103,8 @@ def test_navigation_names_every_page(repo_root: Path) -> None:
 
 def _section_of_yaml(text: str, key: str) -> list[str | dict[str, str]]:
     return yaml.safe_load(text)[key]
+
+
+def test_the_schema_of_report_json_is_that_of_its_models(repo_root: Path) -> None:
+    written = (repo_root / "docs" / "report.schema.json").read_text()
+    assert written == json.dumps(Report.model_json_schema(), indent=1) + "\n"
