@@ -1,9 +1,9 @@
 """Accuracy and validation NLL of methods that got the same number of model rows, over seeds.
 
-Every run starts from the same weights; a method of k views takes 1/k of the steps, of warm-up and between evaluations
-and refits too, its learning rate decaying over them. No run stops early, whatever the recipe's `train.patience`: the
-rows would be unequal. Runs go in plain processes, two at a time. Results stay in a folder named after recipe and
-weights, and are not made again.
+Every run starts from the same weights. `train.budget` is `rows`: a method of k views takes 1/k of the steps, of warm-up
+and between evaluations and refits too, its learning rate decaying over them. No run stops early, whatever the recipe's
+`train.patience`: the rows would be unequal. Runs go in plain processes, two at a time. Results stay in a folder named
+after recipe and weights, and are not made again.
 `python benchmarks/accuracy_at_equal_compute.py RECIPE [FIELD=VALUE ...] [--seeds 10] [--methods a,b] [--weights DIR]`
 """
 
@@ -33,18 +33,10 @@ from raymdm.training.state import RunState, load_state
 METHODS = "standard,p_pots,mirror,p_pots_mirror,fixed_size_p_pots,fixed_size_g_pots,stable"
 
 
-def share(recipe: Recipe, method: str) -> Recipe:
-    """The recipe of a method's run: steps for the same number of model rows, none saved by stopping early."""
-    settings, views = recipe.train, recipe.spec(method).views
-    assert settings.max_steps is not None
-    changes = {
-        "max_steps": settings.max_steps // views,
-        "eval_every": max(1, (settings.eval_every or settings.max_steps) // views),
-        "warmup_steps": settings.warmup_steps // views,
-        "refit_every": settings.refit_every and max(1, settings.refit_every // views),
-        "patience": None,
-    }
-    return recipe.model_copy(update={"train": settings.model_copy(update=changes)})
+def equal_rows(recipe: Recipe) -> Recipe:
+    """The recipe with the same number of model rows for every method, none saved by stopping early."""
+    changes = {"budget": "rows", "patience": None}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=changes)})
 
 
 def results_folder(recipe: Recipe) -> Path:
@@ -74,7 +66,8 @@ def run(recipe_json: str, method: str, seed: int, data: str, density: str, resul
     import torch
 
     torch.set_num_threads(1)
-    recipe = share(Recipe.model_validate_json(recipe_json), method)
+    recipe = Recipe.model_validate_json(recipe_json)
+    steps = recipe.train.share(recipe.spec(method).views, 0).max_steps
     kept: dict[str, Any] = {}
 
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
@@ -82,7 +75,7 @@ def run(recipe_json: str, method: str, seed: int, data: str, density: str, resul
             return
         state: RunState = load_state(folder)
         kept.update(state.summary())
-        if scored and state.step == recipe.train.max_steps:
+        if scored and state.step == steps:
             tokenizer = loading.tokenizer(Path(data))
             model = load_model(recipe.model, tokenizer, "mdm", folder / "best")
             split = loading.load_split(Path(data), "test", recipe.evaluate.max_examples)
@@ -112,7 +105,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     arguments, overrides = parser.parse_known_args()
     methods, console = arguments.methods.split(","), Console(width=160)
-    recipe = load_recipe(arguments.recipe, overrides)
+    recipe = equal_rows(load_recipe(arguments.recipe, overrides))
     if arguments.weights:
         model = recipe.model.model_copy(update={"kind": "pretrained", "path": str(arguments.weights.absolute())})
         recipe = recipe.model_copy(update={"model": model})

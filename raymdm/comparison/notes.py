@@ -94,10 +94,12 @@ def _tests(report: Report, runs: Runs) -> Iterator[str]:
 
 
 def _reading(runs: Runs) -> Iterator[str]:
-    yield (
-        "Equal steps are not equal compute: a mirrored method sends two model rows for each sequence. Accuracy is that "
-        "of whole runs; where their model rows differ it is no comparison at equal compute."
-    )
+    if len({spec.views for spec in runs.specs.values()}) > 1:
+        yield (
+            "Equal steps are not equal compute: a mirrored method sends two model rows for each sequence. Accuracy is "
+            "that of whole runs; where their model rows differ it is no comparison at equal compute, which "
+            "train.budget=rows makes."
+        )
     if runs.arms:
         yield (
             "An ARM's NLL is exact, a masked diffusion model's is an upper bound, so the two are not set against each "

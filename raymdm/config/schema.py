@@ -4,6 +4,7 @@
 """
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -81,6 +82,9 @@ class TrainConfig(Section):
     """Passes over the training rows (paper: 5); `max_steps` overrules."""
     max_steps: PositiveInt | None = None
     """Optimiser steps; null: from `epochs`."""
+    budget: Literal["steps", "rows"] = "steps"
+    """What all methods get the same number of: optimiser steps, or model rows, which is compute. With `rows` a method
+    of two views takes half of the steps, also of warm-up and between evaluations and refits."""
     global_batch_size: PositiveInt = 32
     """Sequences an optimiser step, over all workers (paper: 32)."""
     micro_batch_size: PositiveInt | None = None
@@ -100,6 +104,17 @@ class TrainConfig(Section):
     """Steps a line of logged metrics covers."""
     max_failures: NonNegativeInt = 2
     """Restarts of a run's workers after a crash, each from the last checkpoint."""
+
+    def share(self, views: int, rows: int) -> "TrainConfig":
+        """The settings of a method of so many views a sequence on so many training rows, with steps in figures."""
+        divisor, batch = views if self.budget == "rows" else 1, self.global_batch_size
+        changes = {
+            "max_steps": max(1, (self.max_steps or math.ceil(self.epochs * rows / batch)) // divisor),
+            "eval_every": max(1, (self.eval_every or math.ceil(rows / batch)) // divisor),
+            "warmup_steps": self.warmup_steps // divisor,
+            "refit_every": self.refit_every and max(1, self.refit_every // divisor),
+        }
+        return self.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _gpus_unshared(self) -> "TrainConfig":

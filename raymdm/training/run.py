@@ -1,9 +1,8 @@
 """What a run is made of: the job, the worker that does it, and the moving parts built from both."""
 
-import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +107,14 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
         state.ema = control.start().tolist()
     training = loading.load_split(job.data, "train")
     batch = settings.global_batch_size
-    total = settings.max_steps or math.ceil(settings.epochs * len(training) / batch)
+    settings = settings.share(method.views, len(training))
+    assert settings.max_steps and settings.eval_every
     density = density_in_force(method, job.density, state)
+    job = replace(job, recipe=recipe.model_copy(update={"train": settings}))
     return Run(
         job, worker, denoiser, worker.wrap(denoiser), optimizer,
         StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
         training, loading.load_split(job.data, "validation", settings.max_validation_examples),
-        total, settings.eval_every or math.ceil(len(training) / batch), best, state,
+        settings.max_steps, settings.eval_every, best, state,
         records=list(state.records), history=list(state.records),  # reports may have been lost; trackers keep each once
     )  # fmt: skip

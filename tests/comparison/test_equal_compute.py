@@ -21,25 +21,9 @@ def program(repo_root: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    ("method", "eval_every", "expected"),
-    [
-        ("standard", None, (12, 12, 4, 6)),
-        ("mirror", None, (6, 6, 2, 3)),  # evaluated once, at its end
-        ("mirror", 4, (6, 2, 2, 3)),
-        ("mirror", 1, (6, 1, 2, 3)),
-    ],
-)
-def test_a_method_of_two_views_takes_half_of_all_steps(
-    program: ModuleType, make_recipe: MakeRecipe, method: str, eval_every: int | None, expected: tuple[int, ...]
-) -> None:
-    recipe = make_recipe(train__eval_every=eval_every, train__warmup_steps=4, train__refit_every=6)
-    settings = program.share(recipe, method).train
-    assert (settings.max_steps, settings.eval_every, settings.warmup_steps, settings.refit_every) == expected
-
-
-def test_no_run_stops_early(program: ModuleType, make_recipe: MakeRecipe) -> None:
-    assert program.share(make_recipe(train__patience=3), "standard").train.patience is None
+def test_rows_are_equal_and_no_run_stops_early(program: ModuleType, make_recipe: MakeRecipe) -> None:
+    settings = program.equal_rows(make_recipe(train__patience=3)).train
+    assert (settings.budget, settings.patience) == ("rows", None)
 
 
 def test_results_are_kept_by_recipe(program: ModuleType, make_recipe: MakeRecipe, tmp_path: Path) -> None:

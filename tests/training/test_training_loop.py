@@ -54,6 +54,21 @@ def test_records_cover_every_step_once(tiny_data: Path, make_recipe: MakeRecipe,
     assert [r["train/model_rows"] for r in records if "train/loss" in r] == [5 * 16, 10 * 16, 12 * 16]
 
 
+def test_an_equal_budget_of_rows_halves_the_steps_of_two_views(
+    tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    rows = {}
+    for method in ("standard", "mirror"):
+        records = [
+            record
+            for report in _run(Job(make_recipe(train__budget="rows"), method, 1, tiny_data), tmp_path / method)
+            for record in report["records"]
+        ]
+        rows[method] = [r["train/model_rows"] for r in records if "train/loss" in r][-1]
+        assert [r["step"] for r in records if "val/nll" in r] == ([4, 8, 12] if method == "standard" else [2, 4, 6])
+    assert rows == {"standard": 12 * 8, "mirror": 6 * 16}
+
+
 def test_early_stopping_keeps_the_best_model(
     tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
