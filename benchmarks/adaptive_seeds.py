@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from raymdm.comparison.claims import ALPHA
 from raymdm.comparison.stats import permutation
 from raymdm.comparison.stats.means import difference_test, holm
 from raymdm.comparison.stats.sequential import round_size, sequential_p, share_out, shrunk_sd, spending
+from raymdm.comparison.tested import ALPHA
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 """Accuracies of so many runs."""
@@ -29,9 +29,8 @@ def normal(mean: float, sd: float) -> Draw:
     return lambda rng, count: rng.normal(mean, sd, count)
 
 
-def skewed(mean: float, sd: float) -> Draw:
-    """Lognormal turned over: a tail of bad runs. Skewness -1.75."""
-    shape = 0.5
+def skewed(mean: float, sd: float, shape: float = 0.5) -> Draw:
+    """Lognormal turned over: a tail of bad runs. Skewness -1.75, at a shape of 0.7 -2.9."""
     centre, width = np.exp(shape**2 / 2), np.sqrt((np.exp(shape**2) - 1) * np.exp(shape**2))
     return lambda rng, count: mean - sd * (rng.lognormal(0, shape, count) - centre) / width
 
@@ -42,6 +41,15 @@ def bad_runs(mean: float, sd: float) -> Draw:
     def draw(rng: np.random.Generator, count: int) -> np.ndarray:
         low = rng.random(count) < 0.1
         return np.asarray(mean + 0.4 * sd + rng.normal(0, sd, count) - 4 * sd * low)
+
+    return draw
+
+
+def collapsing(mean: float, sd: float) -> Draw:
+    """One run in ten collapses, by 8 sd; the mean is kept."""
+
+    def draw(rng: np.random.Generator, count: int) -> np.ndarray:
+        return np.asarray(mean + 0.8 * sd + rng.normal(0, sd, count) - 8 * sd * (rng.random(count) < 0.1))
 
     return draw
 
@@ -114,7 +122,9 @@ def nulls() -> dict[str, dict[str, Draw]]:
         "normal, sd 1 : 3": {BASE: normal(0.5, 0.03), "a": normal(0.5, 0.01)},
         "skewed, equal sd": {BASE: skewed(0.5, 0.03), "a": skewed(0.5, 0.03)},
         "skewed, sd 1 : 3": {BASE: skewed(0.5, 0.03), "a": skewed(0.5, 0.01)},
+        "more skewed, sd 1 : 3": {BASE: skewed(0.5, 0.03, 0.7), "a": skewed(0.5, 0.01, 0.7)},
         "one bad run in ten": {BASE: bad_runs(0.5, 0.03), "a": bad_runs(0.5, 0.03)},
+        "a baseline that collapses, a steady method": {BASE: collapsing(0.5, 0.03), "a": normal(0.5, 0.03)},
         "200 test examples": {BASE: counted(0.5, 0.01), "a": counted(0.5, 0.01)},
         "four methods against a baseline": {name: normal(0.5, sd) for name, sd in sds.items()},
     }

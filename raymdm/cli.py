@@ -16,8 +16,8 @@ from raymdm.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from raymdm.comparison.claims import Asked
     from raymdm.comparison.runs import Runs
+    from raymdm.comparison.samples import Asked
     from raymdm.config.criteria import Criterion
     from raymdm.config.schema import Recipe
 
@@ -143,7 +143,10 @@ def compare(
     latex: Annotated[bool, typer.Option("--latex", help="Write report.tex too.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Log the report to the sweep's MLflow run.")] = False,
     assertions: Annotated[
-        list[str] | None, typer.Option("--assert", metavar="QUESTION", help="Exit with 1 unless it holds.")
+        list[str] | None,
+        typer.Option(
+            "--assert", metavar="QUESTION", help="Exit with 1 unless it holds, such as better(stable, standard)."
+        ),
     ] = None,
 ) -> None:
     """Compare methods over seeds, from sweeps, a table or MLflow: report.html, .md, .json, results.csv and figures."""
@@ -156,9 +159,8 @@ def compare(
     folder = _lasting(output) if output else source.sweeps[0]
     runs = stage.read(source, baseline, parse_metric(metric))
     held = _report(runs, stage.asked(runs, questions), margin, folder, latex, questions)
-    if log:
-        stage.log_report(source.sweeps[0], folder)
-    if not held:
+    logged = stage.log_report(source.sweeps[0], folder) if log else True
+    if not (held and logged):
         raise typer.Exit(1)
 
 

@@ -1,12 +1,15 @@
 """From runs to a report's numbers."""
 
-from raymdm.comparison.claims import ALPHA, Asked, differences
+from raymdm import __version__
+from raymdm.comparison.claims import differences
 from raymdm.comparison.document import Report
 from raymdm.comparison.levels import costs, levels
 from raymdm.comparison.notes import notes
 from raymdm.comparison.runs import Runs
+from raymdm.comparison.samples import Asked
 from raymdm.comparison.spreads import spreads
 from raymdm.comparison.stats.spread import MARGIN
+from raymdm.comparison.tested import ALPHA
 from raymdm.comparison.verdicts import headline, verdicts
 
 __all__ = ["ALPHA", "analyse"]
@@ -23,7 +26,10 @@ def analyse(runs: Runs, asked: Asked = (), margin: float = MARGIN) -> Report:
     level = 1 - (runs.looks[-1].alpha if runs.looks else ALPHA)
     found, profiles = levels(runs, level)
     report = Report(
+        raymdm_version=__version__,
         name=runs.name,
+        source=runs.source,
+        options={"Metric of the claims": runs.metric.key, "Margin of equal spread": f"{margin:g}"},
         baseline=runs.baseline,
         metric=runs.metric.key,
         alpha=ALPHA,

@@ -56,9 +56,9 @@ def _better(difference: Difference, first: str) -> bool:
 
 
 def _dominates(difference: Difference, first: str) -> bool:
-    if difference.label == first:
-        return difference.gap > 0
-    return difference.gap_back > 0
+    """A finding too: of one seed each, one is always above the other."""
+    gap = difference.gap if difference.label == first else difference.gap_back
+    return gap > 0 and _better(difference, first)
 
 
 def _difference(difference: Difference) -> str:
@@ -71,24 +71,32 @@ def _spread(spread: Spread) -> str:
 
 def _halfwidth(report: Report, atom: Atom) -> Answer:
     metric, bound = atom.arguments[0], atom.bound
-    levels = [lv for lv in report.levels if lv.metric == metric and (not atom.methods or lv.label in atom.methods)]
+    levels = {(level.task, level.label): level for level in report.levels if level.metric == metric}
     if not levels:
         raise UserError(f"{atom}: no run has the metric {metric!r}. Known: {', '.join(_metrics(report))}")
+    asked = [(c.task, c.label) for c in report.costs if not atom.methods or c.label in atom.methods]
+    lacking = [f"{label} on {task}" for task, label in asked if (task, label) not in levels]
+    if lacking:
+        return Answer(False, f"a run of {lacking[0]} has no {metric}, or none that is finite")
     assert bound is not None
-    widths = [(level, halfwidth(level)) for level in levels]
+    widths = [(levels[place], halfwidth(levels[place])) for place in asked]
     widest, width = max(widths, key=lambda pair: float("inf") if pair[1] is None else pair[1])
     where = f"{widest.task}: {widest.label}: {metric}"
     if width is None:
-        return Answer(False, f"{where}: {widest.mean.how}")
+        return Answer(False, f"{where}: {widest.over_seeds.how if widest.over_seeds else 'no interval'}")
     return Answer(width <= bound, f"{where}: half-width {significant(width)}, the widest")
 
 
 def halfwidth(level: Level) -> float | None:
-    """Half the interval of a level's mean in the unit that reports write (accuracy: points); None without one."""
-    if level.mean.low is None or level.mean.high is None:
+    """Half the interval of a level's mean over seeds, in the unit that reports write (accuracy: points); None without.
+
+    Over seeds alone, which more seeds make shorter: the part that test examples add to the whole interval stays.
+    """
+    found = level.over_seeds
+    if found is None or found.low is None or found.high is None:
         return None
     percent = level.metric in METRICS and METRICS[level.metric].unit == "%"
-    return (level.mean.high - level.mean.low) / 2 * (100 if percent else 1)
+    return (found.high - found.low) / 2 * (100 if percent else 1)
 
 
 def _metrics(report: Report) -> list[str]:

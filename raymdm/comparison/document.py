@@ -43,6 +43,8 @@ class Level(Part):
     values: list[float]
     """One for each seed, in the order of `seeds`."""
     mean: Estimate
+    over_seeds: Estimate | None = None
+    """The mean with its t interval over seeds alone, for these test examples: what more seeds make shorter."""
     median: Estimate
     iqm: Estimate
     """Interquartile mean over seeds: a quarter of the runs is cut off at each end (whole runs: none below four)."""
@@ -81,7 +83,9 @@ class Difference(Part):
     """Why it is compared to this reference."""
     metric: str
     seeds: tuple[int, int]
-    """Runs of the method and of the reference."""
+    """Runs of the method and of the reference that are compared."""
+    common: list[int] = []
+    """The seeds that both have, where either has more and only these are compared; else empty."""
     difference: Estimate
     """Of the means."""
     welch: Estimate | None
@@ -89,14 +93,17 @@ class Difference(Part):
     effect_size: Estimate | None
     """Hedges' g: the difference in pooled standard deviations over seeds, corrected for few seeds."""
     p: float | None
-    """Two-sided, over seeds: the larger of the permutation test's and of Welch's t test's. In an adaptive sweep, over
-    all its looks."""
+    """Two-sided: the largest of the permutation test's, of Welch's t test's and, with scores, of the crossed t test's.
+    In an adaptive sweep, over all its looks."""
     p_permutation: float | None = None
     """Permutation test of Welch's t. In an adaptive sweep, over all its looks."""
     exact: bool
     """Whether the permutation test took all splits of the seeds."""
     p_welch: float | None
-    """Over all seeds, once."""
+    """Over all seeds, once; null against a reference that repeats a single run."""
+    p_crossed: float | None = None
+    """Over seeds and test examples, of the difference's interval; in an adaptive sweep, at the last look. Null without
+    scores."""
     p_examples: float | None
     """Paired t test over test examples, for these very runs: it says nothing about other seeds."""
     p_holm: float | None
@@ -159,6 +166,9 @@ class Cost(Part):
     relative_rows: float | None
     """Over the baseline's."""
     measured_rows: float | None
+    """Of refits and searches, in a run."""
+    calibration_rows: float | None = None
+    """Of its calibration, once for all its runs and for every method that shares it."""
     steps: float | None
     best_step: float | None
     train_seconds: float | None
@@ -187,7 +197,9 @@ class Look(Part):
     """A look at an adaptive sweep's results."""
 
     runs: dict[str, int]
-    """Seeds of each method that had ended, in the order of its seeds."""
+    """Finished runs of each method."""
+    seeds: dict[str, list[int]] = {}
+    """Which those were."""
     alpha: float
     """Share of alpha spent at this look."""
 
@@ -196,7 +208,12 @@ class Report(Part):
     """A comparison."""
 
     schema_version: int = SCHEMA_VERSION
+    raymdm_version: str = ""
     name: str
+    source: str = ""
+    """Where the runs come from."""
+    options: dict[str, str] = {}
+    """What was asked for beside the source."""
     baseline: str | None
     """Null where nothing is compared."""
     metric: str

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from raymdm.config.methods import METHODS
-
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -20,6 +18,9 @@ if TYPE_CHECKING:
 
 COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 LINES = ["-", "--", "-.", ":"]
+OTHERS = [*COLOURS[1:], "#882255"]
+"""Of methods that are not the baseline."""
+GREY = "#b0b0b0"
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*"]
 Dashes = str | tuple[float, tuple[float, ...]]
 WIDTH = 4.6  # inches; with 9 pt text it stays readable when a phone shrinks it
@@ -68,17 +69,27 @@ def save(height: float, draw: "Callable[[Figure, Axes], None]", path: Path) -> P
     return path
 
 
-def line_style(label: str, labels: Sequence[str] = ()) -> tuple[str, Dashes]:
-    """Colour and dashes of a method; no two labels share both.
+class Style(NamedTuple):
+    """How a method is drawn."""
 
-    A preset's are the same in every report: by its place among all of them. Labels that are no presets come after, in
-    the order of `labels`, which has all of them.
+    colour: str
+    dashes: Dashes
+    marker: str
+
+
+def line_style(label: str, labels: Sequence[str], baseline: str | None) -> Style:
+    """Style of a method by its place in `labels`, which has all of them; no two share colour and dashes.
+
+    Black and an unbroken line are the baseline's alone; the colours of the next seven are all different.
     """
-    place = [*METHODS, *(name for name in labels if name not in METHODS)].index(label)
-    turn, colour = divmod(place, len(COLOURS))
+    if label == baseline:
+        return Style(COLOURS[0], "-", MARKERS[0])
+    place = [name for name in labels if name != baseline].index(label)
+    turn, colour = divmod(place, len(OTHERS))
+    marker = MARKERS[1 + place % (len(MARKERS) - 1)]
     if turn < len(LINES):
-        return COLOURS[colour], LINES[(place + 2 * turn) % len(LINES)]
-    return COLOURS[colour], (0, (float(turn), 1.0, 1.0, 1.0))
+        return Style(OTHERS[colour], LINES[(place + 1 + 2 * turn) % len(LINES)], marker)
+    return Style(OTHERS[colour], (0, (float(turn), 1.0, 1.0, 1.0)), marker)
 
 
 def legend_rows(labels: Sequence[str]) -> int:
@@ -111,7 +122,7 @@ def log_scale(axes: "Axes", which: Literal["x", "y"]) -> None:
     axes.set(**{f"{which}scale": "log"})
     low, high = sorted(axis.get_view_interval())
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,)))
-    axis.set_major_formatter("{x:g}")
+    axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 
 

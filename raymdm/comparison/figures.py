@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from raymdm.comparison.claim_figures import cost_figures, forests, profiles, scaled, stem, suffix
+from raymdm.comparison.claim_figures import (
+    LOGARITHMIC,
+    cost_figures,
+    forests,
+    legend_names,
+    picked_styles,
+    profiles,
+    scaled,
+    stem,
+    suffix,
+)
 from raymdm.comparison.document import Level, Report
 from raymdm.comparison.drawing import (
-    Dashes,
+    GREY,
     Drawn,
+    Style,
     drawing_into,
     legend_below,
     legend_rows,
@@ -24,13 +35,14 @@ from raymdm.comparison.drawing import (
 from raymdm.comparison.metrics import Metric
 from raymdm.comparison.results import Calibration
 from raymdm.comparison.runs import Runs
-from raymdm.comparison.tables import described, level_name, unit
+from raymdm.comparison.tables import baseline_first, described, level_name, method_name, mixes_bounds, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 VARIANCES = ("backprop_variance", "loss_variance", "grad_norm")
+EXACT = " An ARM's NLL is exact, the others' are upper bounds."
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 """By label: steps (N,) and values (N, S), NaN where a seed logged nothing."""
 
@@ -57,18 +69,32 @@ def _dot_figures(report: Report, metrics: list[Metric], section: str, folder: Pa
     figures = []
     for place, metric in enumerate(metrics):
         for task in report.tasks:
-            levels = [row for row in report.levels if (row.task, row.metric) == (task, metric.key)]
+            found = [row for row in report.levels if (row.task, row.metric) == (task, metric.key)]
+            levels = baseline_first(report, found)
             if not levels:
                 continue
             path = folder / f"{stem(metric, place)}{suffix(report, task)}.png"
             save(1.1 + 0.42 * len(levels), _dots(levels, report, metric), path)
             title = f"{metric.label} by method" + (f", {task}" if len(report.tasks) > 1 else "")
-            caption = (
-                f"{title}: a circle a seed; below them the mean, which is written at the right, with its "
-                f"{level_name(report)} interval."
-            )
-            figures.append(Drawn(section, path, title, caption))
+            figures.append(Drawn(section, path, title, _dot_caption(title, levels, report, metric)))
     return figures
+
+
+def _dot_caption(title: str, levels: list[Level], report: Report, metric: Metric) -> str:
+    caption = (
+        f"{title}: a circle a seed; below them the mean, which is written at the right, with its "
+        f"{level_name(report)} interval."
+    )
+    if any(level.label == report.baseline for level in levels):
+        caption += f" The dashed line is the mean of {report.baseline}, the baseline."
+    if mixes_bounds(report, metric):
+        caption += EXACT
+    return caption + (LOGARITHMIC if _logarithmic(levels) else "")
+
+
+def _logarithmic(levels: list[Level]) -> bool:
+    ends = [end for row in levels for end in (row.low, row.high, row.mean.low, row.mean.high) if end is not None]
+    return min(ends) > 0 and max(ends) > 10 * min(ends)
 
 
 def _dots(levels: list[Level], report: Report, metric: Metric) -> "Callable[[Figure, Axes], None]":
@@ -76,7 +102,10 @@ def _dots(levels: list[Level], report: Report, metric: Metric) -> "Callable[[Fig
 
     def draw(figure: "Figure", axes: "Axes") -> None:
         for place, level in enumerate(levels):
-            values, colour = scale * np.array(level.values), line_style(level.label, report.labels)[0]
+            values, colour = (
+                scale * np.array(level.values),
+                line_style(level.label, report.labels, report.baseline).colour,
+            )
             # seeds a little apart, so that equal values stay visible
             offsets = np.linspace(-0.32, 0, len(values)) if len(values) > 1 else np.full(1, -0.16)
             size = 5 if len(values) <= 10 else 3
@@ -88,11 +117,11 @@ def _dots(levels: list[Level], report: Report, metric: Metric) -> "Callable[[Fig
             axes.annotate(metric.write(mean.value), (1.01, place), xycoords=("axes fraction", "data"), va="center")
             if level.label == report.baseline:
                 axes.axvline(scale * mean.value, color="#777777", linewidth=1, linestyle="--", zorder=0.5)
-        axes.set_yticks(range(len(levels)), [wrapped(level.label) for level in levels])
+        exact = mixes_bounds(report, metric)
+        axes.set_yticks(range(len(levels)), [wrapped(method_name(row.label, report, exact)) for row in levels])
         axes.set_ylim(len(levels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
-        ends = [end for row in levels for end in (row.low, row.high, row.mean.low, row.mean.high) if end is not None]
-        if min(ends) > 0 and max(ends) > 10 * min(ends):
+        if _logarithmic(levels):
             log_scale(axes, "x")
         axes.set_xlabel(unit(metric))
 
@@ -113,14 +142,20 @@ def _curve_figures(report: Report, runs: Runs, folder: Path) -> list[Drawn]:
                     continue
                 path = folder / f"{metric.replace('/', '_')}_{axis}{suffix(report, task)}.png"
                 xlabel = "Optimiser steps" if axis == "steps" else "Model rows (sequences times views)"
-                styles = {label: line_style(label, report.labels) for label in shown}
-                height = 3.0 + 0.2 * legend_rows(list(shown))
+                styles = picked_styles(report, list(shown), task, described(runs, report.metric))
+                height = 3.0 + 0.2 * legend_rows(legend_names(list(shown), styles))
                 save(height, _lines(shown, styles, factors, xlabel, f"{name}, nats/token"), path)
                 title = f"{name} at {words}" + (f", {task}" if len(report.tasks) > 1 else "")
                 caption = (
                     f"{name} over {xlabel[0].lower()}{xlabel[1:]}: a thin line a seed, a thick one for the mean as "
                     "far as all seeds of the method went."
                 )
+                if len(styles) < len(shown):
+                    caption += " In colour the baseline and the methods of the best mean, in grey the others' means."
+                if metric == "val/nll" and len({report.families.get(label) for label in shown}) > 1:
+                    caption += EXACT
+                if _curves_logarithmic(shown):
+                    caption += " The vertical axis is logarithmic."
                 figures.append(Drawn("curves", path, title, caption))
     return figures
 
@@ -158,24 +193,34 @@ def _rows_a_step(report: Report, task: str) -> dict[str, float]:
 
 
 def _lines(
-    curves: Curves, styles: dict[str, tuple[str, Dashes]], rows_a_step: Mapping[str, float], xlabel: str, ylabel: str
+    curves: Curves, styles: Mapping[str, Style], rows_a_step: Mapping[str, float], xlabel: str, ylabel: str
 ) -> "Callable[[Figure, Axes], None]":
     def draw(figure: "Figure", axes: "Axes") -> None:
-        means = []
+        means, grey = [], []
         for label, (steps, values) in curves.items():
-            x, (colour, dashes) = steps * rows_a_step[label], styles[label]
-            axes.plot(*_joined(x, values), color=colour, linewidth=0.6, alpha=0.4 if values.shape[1] <= 10 else 0.2)
+            x, style = steps * rows_a_step[label], styles.get(label)
             everywhere = np.isfinite(values).all(1)
             mean = values[everywhere].mean(1)
-            means += axes.plot(x[everywhere], mean, color=colour, linewidth=1.8, linestyle=dashes)
-        shown = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
-        if shown.min() > 0 and shown.max() > 10 * shown.min():
+            if style is None:
+                grey += axes.plot(x[everywhere], mean, color=GREY, linewidth=0.8, zorder=1.5)
+                continue
+            alpha = 0.4 if values.shape[1] <= 10 else 0.2
+            axes.plot(*_joined(x, values), color=style.colour, linewidth=0.6, alpha=alpha)
+            means += axes.plot(x[everywhere], mean, color=style.colour, linewidth=1.8, linestyle=style.dashes)
+        if _curves_logarithmic(curves):
             log_scale(axes, "y")
+        axes.locator_params(axis="x", nbins=6, integer=True)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        legend_below(figure, means, list(curves), handlelength=3.2)
+        legend_below(figure, [*means, *grey[:1]], legend_names(list(curves), styles), handlelength=3.2)
 
     return draw
+
+
+def _curves_logarithmic(curves: Curves) -> bool:
+    shown = np.concatenate([values[np.isfinite(values)] for _, values in curves.values()])
+    return bool(shown.min() > 0 and shown.max() > 10 * shown.min())
 
 
 def _joined(x: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,10 @@ class Baseline(NamedTuple):
 
 
 def add_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """The long table with a column `label`: the method, or `method (model)` where a task has several models of it."""
+    """The long table with a column `label`: the method, or `method (model)` where a task has several models of it.
+
+    Raises UserError where two methods would be called alike.
+    """
     pairs = table[["task", "method", "model"]].drop_duplicates()
     models = pairs.groupby(["task", "method"], sort=False)["model"].nunique()
     several = set(models[models > 1].index.get_level_values("method"))
@@ -27,8 +30,20 @@ def add_labels(table: pd.DataFrame) -> pd.DataFrame:
         (method, model): f"{method} ({model})" if method in several else method
         for method, model in pairs[["method", "model"]].itertuples(index=False)
     }
+    _refuse_same_label(names)
     labels = [names[key] for key in zip(table["method"], table["model"], strict=True)]
     return table.assign(label=labels)[COLUMNS]
+
+
+def _refuse_same_label(names: Mapping[tuple[str, str], str]) -> None:
+    """`names`: (method, model) -> label."""
+    methods: dict[str, str] = {}
+    for (method, _), label in names.items():
+        if methods.setdefault(label, method) != method:
+            raise UserError(
+                f"methods {methods[label]!r} and {method!r} would both be called {label!r}, the one as a method's own "
+                "name, the other as method and model. Rename one of them"
+            )
 
 
 def in_order(table: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
@@ -131,6 +146,20 @@ def several_models(table: pd.DataFrame) -> list[str]:
             parts = [f"{model} on {_and(list(own['task']))}" for model, own in rows.groupby("model", sort=False)]
             notes.append(f"{label} trained different models: {', '.join(parts)}.")
     return notes
+
+
+def different_models(table: pd.DataFrame) -> list[str]:
+    """A note for the tasks on which runs of different models are compared and some label does not say its model."""
+    found: dict[str, list[str]] = {}
+    pairs = table[["task", "label", "method", "model"]].drop_duplicates()
+    for task, rows in pairs.groupby("task", sort=False):
+        if rows["model"].nunique() > 1 and (rows["label"] == rows["method"]).any():
+            models = [f"{_and(list(own['label']))} trained {model}" for model, own in rows.groupby("model", sort=False)]
+            found.setdefault("; ".join(models), []).append(str(task))
+    return [
+        f"{_and(tasks)}: {models}. A difference between runs of two models is one of model and method together."
+        for models, tasks in found.items()
+    ]
 
 
 def other_examples(first: str, ids: Iterable[object], second: str, others: Iterable[object]) -> str:

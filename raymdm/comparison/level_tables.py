@@ -1,24 +1,47 @@
 """What the runs of each method gave: tables of levels, of single runs, of cost and of what a method is."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from raymdm.comparison.document import Cost, Estimate, Level, Report
 from raymdm.comparison.metrics import METRICS, Metric, significant
 from raymdm.comparison.runs import Runs
-from raymdm.comparison.tables import NONE, Cell, Column, Table, build, counted, described, estimate, naming, number
+from raymdm.comparison.tables import (
+    NONE,
+    Cell,
+    Column,
+    Table,
+    baseline_first,
+    build,
+    counted,
+    described,
+    estimate,
+    method_name,
+    mixes_bounds,
+    naming,
+    number,
+)
 from raymdm.config.schema import MethodSpec
 
 SEED_COLUMNS = 10
 """Most seeds that have a column each."""
+IQM_SEEDS = 4
+"""Fewest seeds of which the interquartile mean leaves any out."""
+ALIKE = 0.01
+"""Costs closer than this, relative to the largest, are one."""
 COSTS = ("model_rows", "measured_rows", "steps", "best_step", "train_seconds", "evaluate_seconds", "wall_seconds",
          "energy_wh")  # fmt: skip
 """Metrics that the table of costs shows."""
 
 
 def level_table(report: Report, metric: Metric, brief: bool = False) -> Table:
-    """A row a method: mean, median, IQM, standard deviation and range, each with its interval."""
+    """A row a method: mean, median, IQM, standard deviation and range, each with its interval.
+
+    The IQM is left out where no method has four seeds: it is their mean.
+    """
+    rows = _levels(report, metric)
     columns = [
-        *naming(report),
+        *naming(report, exact=mixes_bounds(report, metric)),
         Column("Seeds", lambda row: number(len(row.seeds))),
         Column("Mean", lambda row: estimate(row.mean, metric.write)),
         Column("Median", lambda row: estimate(row.median, metric.write), brief=False),
@@ -29,11 +52,13 @@ def level_table(report: Report, metric: Metric, brief: bool = False) -> Table:
         ),
         Column("Range", lambda row: estimate(row.range, metric.write), brief=False),
     ]
-    return build(columns, _levels(report, metric), brief)
+    if max((len(row.seeds) for row in rows), default=0) < IQM_SEEDS:
+        columns = [column for column in columns if column.header != "IQM"]
+    return build(columns, rows, brief)
 
 
-def level_notes(report: Report, runs: Runs, metric: Metric) -> list[str]:
-    """How the intervals were made, and which methods have no mean."""
+def level_notes(report: Report, runs: Runs, metric: Metric, shown: Table) -> list[str]:
+    """How the intervals of the table's columns were made, and which methods have no mean."""
     rows = _levels(report, metric)
     parts: dict[str, list[tuple[Level, Estimate | None]]] = {
         "Mean": [(row, row.mean) for row in rows],
@@ -42,7 +67,11 @@ def level_notes(report: Report, runs: Runs, metric: Metric) -> list[str]:
         "SD": [(row, row.sd) for row in rows],
         "Range": [(row, row.range) for row in rows],
     }
-    found = [f"{name}: {_ways(estimates)}." for name, estimates in parts.items() if any(e for _, e in estimates)]
+    ways: dict[str, list[str]] = {}
+    for name, estimates in parts.items():
+        if name in shown.headers and any(found for _, found in estimates):
+            ways.setdefault(_ways(estimates), []).append(name)
+    intervals = [f"{', '.join(names)}: {way}." for way, names in ways.items()]
     reported = runs.table[runs.table["metric"] == metric.key]
     measured = {(row.task, row.label) for row in rows}
     without = [
@@ -50,31 +79,31 @@ def level_notes(report: Report, runs: Runs, metric: Metric) -> list[str]:
         for task, label in dict.fromkeys(zip(reported["task"], reported["label"], strict=True))
         if (task, label) not in measured
     ]
-    return found + ([f"No mean of {', '.join(without)}: see the notes below."] if without else [])
+    return intervals + ([f"No mean of {', '.join(without)}: see the notes below."] if without else [])
 
 
 def _ways(estimates: Iterable[tuple[Level, Estimate | None]]) -> str:
-    """How the estimates of a column were made; the methods are named where they differ."""
-    ways: dict[str, list[str]] = {}
-    for row, found in estimates:
-        if found is not None:
-            ways.setdefault(found.how, []).append(row.label)
-    if len(ways) == 1:
-        return next(iter(ways))
-    return "; ".join(f"{how} ({', '.join(dict.fromkeys(labels))})" for how, labels in ways.items())
+    """How the estimates of a column were made; the rarer ways with how many rows they are."""
+    counts = Counter(found.how for _, found in estimates if found is not None)
+    (first, _), *others = counts.most_common()
+    return "; ".join([first, *(f"{how} ({counted(count, 'row')})" for how, count in others)])
 
 
 def _levels(report: Report, metric: Metric) -> list[Level]:
-    return [row for row in report.levels if row.metric == metric.key]
+    return baseline_first(report, [row for row in report.levels if row.metric == metric.key])
 
 
 def seeds_table(report: Report, runs: Runs, metric: Metric) -> Table:
     """The metric of every run: a column a seed or, for many seeds, one list a method."""
     rows = runs.table[runs.table["metric"] == metric.key]
-    cells = list(dict.fromkeys(zip(rows["task"], rows["label"], strict=True)))
+    cells = sorted(
+        dict.fromkeys(zip(rows["task"], rows["label"], strict=True)),
+        key=lambda cell: (report.tasks.index(cell[0]), cell[1] != report.baseline),
+    )
+    exact = mixes_bounds(report, metric)
     values = {cell: runs.values(*cell, metric.key) for cell in cells}
     several = len(report.tasks) > 1
-    names = [[label, *([task] if several else [])] for task, label in cells]
+    names = [[method_name(label, report, exact), *([task] if several else [])] for task, label in cells]
     heads = ["Method", *(["Task"] if several else [])]
     seeds = sorted({seed for found in values.values() for seed in found})
     if len(seeds) <= SEED_COLUMNS:
@@ -94,23 +123,59 @@ def _run(value: float | None, metric: Metric) -> str:
 
 def methods_table(report: Report, runs: Runs) -> Table:
     known = [label for label in report.labels if label in runs.specs]
-    return Table(["Method", "What it is"], [[label, _description(runs.specs[label])] for label in known])
+    rows = [[method_name(label, report), _description(runs.specs[label])] for label in known]
+    return Table(["Method", "What it is"], rows)
 
 
 def _description(method: MethodSpec) -> str:
-    """The preset's sentence, or the parts of a composed method; and whether it is biased."""
-    text = method.description
+    """The preset's sentence, or the parts of a composed method; and whether it is biased.
+
+    Which method is the baseline is the comparison's to say, not the preset's.
+    """
+    text = method.description.removesuffix(": the baseline")
     return f"{text} (biased: {method.biased})" if method.biased else text
 
 
+def cost_title(report: Report) -> str:
+    """What the runs that are compared have in common: compute, steps or neither."""
+    rows, steps = same_cost(report, "model_rows"), same_cost(report, "steps")
+    if rows:
+        return "At equal compute" + (f": {rows[0]:,.0f} model rows each" if _spans(rows) <= ALIKE else "")
+    if steps:
+        return "At equal steps" + (f": {steps[0]:,.0f} each" if _spans(steps) <= ALIKE else "")
+    return "As run"
+
+
+def same_cost(report: Report, field: str) -> list[float]:
+    """What the methods of each task all spent, a number a task; empty where they differ or any is not known."""
+    found = []
+    for task in report.tasks:
+        values = [getattr(cost, field) for cost in report.costs if cost.task == task]
+        if len(values) < 2 or not all(values) or _spans(values) > ALIKE:
+            return []
+        found.append(values[0])
+    return found
+
+
+def rows_differ(report: Report) -> bool:
+    """Whether two methods of a task are known to have spent different numbers of model rows."""
+    known = [[c.model_rows for c in report.costs if c.task == task and c.model_rows] for task in report.tasks]
+    return any(values and _spans(values) > ALIKE for values in known)
+
+
+def _spans(values: Sequence[float]) -> float:
+    return (max(values) - min(values)) / max(values)
+
+
 def cost_table(report: Report, brief: bool = False) -> Table:
-    """Compute, wall time and energy a run at equal steps."""
+    """Compute, wall time and energy a run."""
     columns = [
         *naming(report),
         Column("Views a\nsequence", lambda row: number(row.views), brief=False),
         Column("Model rows", lambda row: number(row.model_rows)),
         Column(f"Rows, times\n{report.baseline}", lambda row: number(row.relative_rows, "{:.2f}".format)),
         Column("Measured\nrows", lambda row: number(row.measured_rows), brief=False),
+        Column("Calibration\nrows", lambda row: number(row.calibration_rows), brief=False),
         Column("Steps", lambda row: number(row.steps)),
         Column("Best step", lambda row: number(row.best_step), brief=False),
         Column("Train\ntime", lambda row: _time(row, "train_seconds")),
@@ -118,7 +183,7 @@ def cost_table(report: Report, brief: bool = False) -> Table:
         Column("Run time", lambda row: _time(row, "wall_seconds"), brief=False),
         Column("Energy,\nWh", lambda row: number(row.energy_wh, significant)),
     ]
-    return build(columns, report.costs, brief)
+    return build(columns, baseline_first(report, report.costs), brief)
 
 
 def _time(row: Cost, metric: str) -> str:
@@ -126,14 +191,14 @@ def _time(row: Cost, metric: str) -> str:
 
 
 def equal_compute_table(report: Report) -> Table:
-    """Variances at equal compute, over the baseline's."""
+    """Variances per model row, over the baseline's."""
     ratio = "{:.2f}".format
     columns = [
         *naming(report),
         Column("Loss\nvariance", lambda row: number(row.loss_variance, ratio)),
         Column("Back-propagated\nvariance", lambda row: number(row.backprop_variance, ratio)),
     ]
-    return build(columns, report.costs)
+    return build(columns, baseline_first(report, report.costs))
 
 
 def looks_table(report: Report) -> Table:

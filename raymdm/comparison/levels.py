@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from raymdm.comparison.claims import estimate, optional
-from raymdm.comparison.document import Cost, Level, Profile
-from raymdm.comparison.runs import Runs
+from raymdm.comparison.document import Cost, Estimate, Level, Profile
+from raymdm.comparison.metrics import Metric
+from raymdm.comparison.runs import Runs, finite
 from raymdm.comparison.stats import bootstrap, intervals
 from raymdm.comparison.stats.bootstrap import REPLICATES
 
@@ -38,7 +39,7 @@ def levels(runs: Runs, level: float) -> tuple[list[Level], list[Profile]]:
                 sample = np.array(list(values.values())) if scores is None else scores.values
                 draws = bootstrap.seed_draws(len(values), REPLICATES, np.random.default_rng([SEED, len(values)]))
                 here = None if scores is None else weights
-                found.append(_level(task, label, metric, values, sample, draws, here, level))
+                found.append(_level(task, label, runs.metrics[metric], values, sample, draws, here, level))
                 if metric == runs.metric.key and len(values) > 1 and len(thresholds):
                     band = bootstrap.profile(sample, thresholds, draws, here, level)
                     profiles.append(
@@ -53,7 +54,7 @@ def levels(runs: Runs, level: float) -> tuple[list[Level], list[Profile]]:
 def complete(runs: Runs, task: str, label: str, metric: str) -> dict[int, float] | None:
     """Seed -> value; None where no run has the metric, one lacks it, or one's is not finite."""
     values = runs.values(task, label, metric)
-    if not values or not np.isfinite([*values.values()]).all():
+    if not values or not finite(values.values()):
         return None
     return values if len(values) == runs.num_runs(task, label) else None
 
@@ -61,7 +62,7 @@ def complete(runs: Runs, task: str, label: str, metric: str) -> dict[int, float]
 def _level(
     task: str,
     label: str,
-    metric: str,
+    metric: Metric,
     values: dict[int, float],
     sample: np.ndarray,
     draws: np.ndarray,
@@ -69,15 +70,23 @@ def _level(
     level: float,
 ) -> Level:
     own = np.array(list(values.values()))
+
+    def within(found: intervals.Interval) -> Estimate:
+        """Cut off where no value can be, which takes nothing from what the interval covers."""
+        if found.low is None or found.high is None:
+            return estimate(found)
+        return estimate(found._replace(low=max(found.low, metric.lowest), high=min(found.high, metric.highest)))
+
     return Level(
         task=task,
         label=label,
-        metric=metric,
+        metric=metric.key,
         seeds=list(values),
         values=own.tolist(),
-        mean=estimate(intervals.mean_interval(sample, level)),
-        median=estimate(bootstrap.statistic_interval(bootstrap.median, sample, draws, weights, level)),
-        iqm=estimate(bootstrap.statistic_interval(bootstrap.iqm, sample, draws, weights, level)),
+        mean=within(intervals.mean_interval(sample, level)),
+        over_seeds=within(intervals.mean_interval(own, level)),
+        median=within(bootstrap.statistic_interval(bootstrap.median, sample, draws, weights, level)),
+        iqm=within(bootstrap.statistic_interval(bootstrap.iqm, sample, draws, weights, level)),
         sd=optional(intervals.sd_interval(own, level)),
         low=float(own.min()),
         high=float(own.max()),
@@ -120,10 +129,20 @@ def costs(runs: Runs) -> Iterator[Cost]:
                 label=label,
                 views=runs.specs[label].views if label in runs.specs else None,
                 relative_rows=rows / base_rows if rows and base_rows else None,
+                calibration_rows=_calibration_rows(runs, label),
                 loss_variance=_relative_variance(runs, task, label, "loss_variance"),
                 backprop_variance=_relative_variance(runs, task, label, "backprop_variance"),
                 **means,
             )
+
+
+def _calibration_rows(runs: Runs, label: str) -> float | None:
+    """Of the first sweep that calibrated the method's density."""
+    spec = runs.specs.get(label)
+    if spec is None or not spec.calibrated:
+        return None
+    found = [sweep.calibrations[spec.calibration] for sweep in runs.sweeps if spec.calibration in sweep.calibrations]
+    return found[0].rows if found else None
 
 
 def _mean(runs: Runs, task: str, label: str, metric: str) -> float | None:

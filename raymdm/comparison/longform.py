@@ -12,10 +12,12 @@ from raymdm.comparison import labels
 from raymdm.comparison.labels import Baseline
 from raymdm.comparison.longform_files import RESULTS, RUN, SCORES, Table, as_table, read_table
 from raymdm.comparison.metrics import Metric
-from raymdm.comparison.runs import Runs, Scores
+from raymdm.comparison.runs import LARGEST, Runs, Scores
 from raymdm.config.schema import METHODS
 from raymdm.errors import UserError
 
+SMALLEST = 1e-60
+"""From here to LARGEST squared variances stay within what a float can hold, even where values agree in 15 digits."""
 AGREEMENT = 1e-6
 """Most that an accuracy may be off the mean of its scores."""
 
@@ -91,6 +93,7 @@ def _runs(
             *labels.missing_seeds(table, {}),
             *labels.without_baseline(table, chosen.label),
             *labels.several_models(table),
+            *labels.different_models(table),
         ],
     )
 
@@ -115,24 +118,34 @@ def _refuse_not_finite(table: Table) -> None:
 
 
 def _refuse_bad_runs(table: Table) -> None:
-    """What names a run must be there, and a seed whole."""
+    """What names a run must be there, and look as it is: `sums` and `sums ` are two tasks."""
     for column in [name for name in table.frame if name not in ("seed", "value", "score")]:
         names = table.frame[column].cat
         blank = [code for code, text in enumerate(names.categories) if not str(text).strip()]
         bad = np.isin(names.codes, [-1, *blank])
         if bad.any():
             raise UserError(f"{table.at(bad)}: the {column} is empty. Fill it in, or remove the row")
-    seed = table.frame["seed"].to_numpy()
-    if (bad := ~(np.isfinite(seed) & (seed % 1 == 0))).any():
-        shown = labels.first_few([f"{value:g}" for value in seed[bad]])
-        raise UserError(f"{table.at(bad)}: seed must be a whole number, not {shown}".replace("nan", "empty"))
+        padded = [code for code, text in enumerate(names.categories) if str(text) != str(text).strip()]
+        if (bad := np.isin(names.codes, padded)).any():
+            shown = labels.first_few([repr(text) for text in dict.fromkeys(table.frame[column][bad])])
+            raise UserError(f"{table.at(bad)}: the {column} begins or ends with a blank: {shown}. Remove the blank")
+
+
+def _refuse_extremes(table: Table) -> None:
+    size = table.frame["value"].abs().to_numpy()
+    if (bad := np.isfinite(size) & ((size > LARGEST) | ((size > 0) & (size < SMALLEST)))).any():
+        shown = labels.first_few([f"{value:g}" for value in table.frame["value"][bad]])
+        raise UserError(
+            f"{table.at(bad)}: a value's size must be 0 or between {SMALLEST:g} and {LARGEST:g}, not {shown}: no "
+            "statistic is exact beyond. Write the metric in another unit, or remove the row"
+        )
 
 
 def _checked_results(table: Table, percent: bool) -> pd.DataFrame:
     """The results with plain columns, accuracy as a share."""
     _refuse_bad_runs(table)
-    frame = table.frame.astype({"seed": "int64"})
-    frame = frame.astype({name: object for name in RESULTS if name not in ("seed", "value")})
+    _refuse_extremes(table)
+    frame = table.frame.astype({name: object for name in RESULTS if name not in ("seed", "value")})
     keys = [*RUN, "metric"]
     if (twice := frame.duplicated(keys, keep=False)).any():
         raise UserError(
@@ -182,7 +195,7 @@ def _run_codes(frame: pd.DataFrame) -> tuple[np.ndarray, list[Run]]:
     present, run = np.unique(codes, return_inverse=True)
     task, model, method, place = np.unravel_index(present, sizes)
     texts = [part.categories[codes].tolist() for part, codes in zip(parts, (task, model, method), strict=True)]
-    return run.astype(np.int32), list(zip(*texts, seeds[place].astype(int).tolist(), strict=True))
+    return run.astype(np.int32), list(zip(*texts, seeds[place].tolist(), strict=True))
 
 
 def _example_codes(column: pd.Series) -> tuple[np.ndarray, pd.Index]:
@@ -237,7 +250,10 @@ def _with_accuracy(table: pd.DataFrame, found: dict[Run, np.ndarray], results: T
             "files, or leave accuracy out of the results: it is made from the scores"
         )
     added = [(*run, "accuracy", mean) for run, mean in means.items() if run not in held]
-    return pd.concat([table, pd.DataFrame(added, columns=RESULTS)], ignore_index=True) if added else table
+    if not added:
+        return table
+    more = pd.DataFrame(added, columns=RESULTS).astype({"seed": table["seed"].dtype})  # of two types it would be float
+    return pd.concat([table, more], ignore_index=True)
 
 
 def _with_metric(table: pd.DataFrame, metric: Metric) -> tuple[pd.DataFrame, list[str]]:

@@ -1,6 +1,7 @@
 """Long tables from CSV and Parquet files: types checked, rows named as a person counts them."""
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,10 @@ from raymdm.errors import UserError
 RUN = ["task", "model", "method", "seed"]
 RESULTS = [*RUN, "metric", "value"]
 SCORES = [*RUN, "example_id", "score"]
-NUMBERS = ("seed", "value", "score")
+NUMBERS = ("value", "score")
+WHOLE = re.compile(r"([+-]?)0*(\d{1,20})(\.0*)?", re.ASCII)
+EXACT = 2**53
+"""Whole numbers up to here are told apart once they have been through a float."""
 SHOWN = 5
 """Rows that a message names; it counts the others."""
 
@@ -28,7 +32,8 @@ class Table(NamedTuple):
     """A long table and how to speak of it."""
 
     frame: pd.DataFrame
-    """RESULTS or SCORES; text as categories, numbers as float64 with NaN for an empty field."""
+    """RESULTS or SCORES; text as categories, seeds as int64 or uint64, other numbers as float64 with NaN for an
+    empty field."""
     source: str
     """For messages."""
     name_rows: Callable[[np.ndarray], str] | None
@@ -45,7 +50,8 @@ class Table(NamedTuple):
 def read_table(path: Path, columns: list[str]) -> Table:
     """Read a file in long form, CSV or Parquet by its suffix.
 
-    Raises UserError where it cannot be read, lacks a column, has no row, or holds text where a number should be.
+    Raises UserError where it cannot be read, lacks a column, has no row, or holds text where a number should be, or a
+    seed that is not whole or has more than 64 bits.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a CSV or Parquet file with the columns {', '.join(columns)}")
@@ -64,7 +70,7 @@ def read_table(path: Path, columns: list[str]) -> Table:
     if not len(table):
         raise UserError(f"{path}: no rows below the header; there is nothing to compare")
     ignored = [name for name in held if name not in columns]
-    return Table(table, str(path), partial(_lines if is_csv else _rows, path), ignored)
+    return _with_seeds(Table(table, str(path), partial(_lines if is_csv else _rows, path), ignored))
 
 
 def as_table(frame: pd.DataFrame, columns: list[str], source: str) -> Table:
@@ -72,7 +78,40 @@ def as_table(frame: pd.DataFrame, columns: list[str], source: str) -> Table:
     typed = {
         name: frame[name].astype("float64") if name in NUMBERS else frame[name].astype("category") for name in columns
     }
-    return Table(pd.DataFrame(typed).reset_index(drop=True), source, None, [])
+    return _with_seeds(Table(pd.DataFrame(typed).reset_index(drop=True), source, None, []))
+
+
+def _with_seeds(table: Table) -> Table:
+    """The table with its seeds, categories of text or numbers, as whole numbers; raises UserError for what is none."""
+    given = table.frame["seed"].cat.remove_unused_categories().cat
+    codes, texts = given.codes.to_numpy(), given.categories.tolist()
+    seeds = [_seed(text) for text in texts]
+    unsigned = all(seed is None or seed >= 0 for seed in seeds)
+    low, high = (0, 2**64) if unsigned else (-(2**63), 2**63)
+    unfit = [place for place, seed in enumerate(seeds) if seed is None or not low <= seed < high]
+    bad = np.isin(codes, [-1, *unfit])
+    if bad.any():
+        shown = [repr(texts[code]) if code >= 0 and texts[code] != "" else "empty" for code in codes[bad]]
+        raise UserError(
+            f"{table.at(bad)}: seed must be a whole number, not {first_few(shown, SHOWN)}. Write all its digits, which "
+            "must fit 64 bits, sign included, and no fraction"
+        )
+    kind = "uint64" if any(seed is not None and seed >= 2**63 for seed in seeds) else "int64"
+    return table._replace(frame=table.frame.assign(seed=np.array(seeds, dtype=kind)[codes]))
+
+
+def _seed(given: object) -> int | None:
+    """What a field says, exactly; None where it is no whole number, or a float that may stand for several."""
+    if isinstance(given, str):
+        match = WHOLE.fullmatch(given.strip())
+        if match is None:
+            return None
+        seed = int(match[1] + match[2])
+        return seed if match[3] is None or abs(seed) < EXACT else None
+    if isinstance(given, float):
+        return int(given) if given.is_integer() and abs(given) < EXACT else None
+    assert isinstance(given, int)
+    return given
 
 
 def _csv_header(path: Path) -> list[str]:
@@ -134,9 +173,8 @@ def _what_is_wrong(path: Path, columns: list[str]) -> str:
         given = table[name].to_pandas()
         bad = (pd.to_numeric(given, errors="coerce").isna() & given.notna()).to_numpy()
         if bad.any():
-            expected = "a whole number" if name == "seed" else "a number"
             shown = first_few([repr(text) for text in given[bad]], SHOWN)
-            return f"{path}, {_lines(path, np.flatnonzero(bad))}: {name} must be {expected}, not {shown}"
+            return f"{path}, {_lines(path, np.flatnonzero(bad))}: {name} must be a number, not {shown}"
     return ""
 
 
@@ -153,12 +191,16 @@ def _read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
         else:
             fits = pa.types.is_string(value) or pa.types.is_large_string(value)
             expected = "text"
-            if name == "example_id":
+            if name in ("seed", "example_id"):
                 fits, expected = fits or pa.types.is_integer(value), "whole numbers or text"
+            if name == "seed":
+                fits = fits or pa.types.is_floating(value)
         if not fits:
             raise UserError(f"{path}: column {name} must hold {expected}, not {kind}. Write the file again")
         if name in NUMBERS:
             arrays[name] = table[name].cast(pa.float64())
+        elif pa.types.is_floating(kind):
+            arrays[name] = pa.array(table[name].to_pandas(), from_pandas=True).dictionary_encode()  # NaN is empty
         else:
             arrays[name] = table[name] if pa.types.is_dictionary(kind) else pc.dictionary_encode(table[name])
     return _frame(pa.table(arrays))

@@ -1,6 +1,7 @@
 """What a run reports: each number with its unit, how it was obtained and how it is written."""
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -53,6 +54,9 @@ class Metric:
     write: Callable[[float], str]
     how: str
     """How it was obtained."""
+    lowest: float = 0.0
+    """No value is below it."""
+    highest: float = math.inf
 
     def write_signed(self, value: float) -> str:
         """The number with its sign in front; one that rounds to zero has none."""
@@ -72,6 +76,7 @@ METRICS: dict[str, Metric] = {
             True,
             percent,
             "Share of the test examples whose answer, read from what the best checkpoint generated, is the reference.",
+            highest=1.0,
         ),
         Metric(
             "val_nll",
@@ -101,6 +106,7 @@ METRICS: dict[str, Metric] = {
             "The paper's online proxy (its A.7.2): mean of w l² less the squared mean of w l, with w = 1/p(t), over "
             "the sequences of a logged window, averaged over the run's windows. The weights take the choice of p(t) "
             "out: it estimates the variance under uniform rates whatever density drew them.",
+            lowest=-math.inf,  # the estimate of a variance of 0 may fall below
         ),
         Metric(
             "backprop_variance",
@@ -173,7 +179,8 @@ def parse_metric(text: str) -> Metric:
                 f"metric {name!r} is not one that raymdm knows ({', '.join(METRICS)}), so say which end is better: "
                 f"{name}:higher or {name}:lower.{hint}"
             )
-        return Metric(name, name, "", higher, significant, "As the results hold it under this name.")
+        how = "As the results hold it under this name."
+        return Metric(name, name, "", higher, significant, how, lowest=-math.inf)
     if known.higher_is_better is None:
         if higher is None:
             raise UserError(f"metric {name}: neither end is better by itself; write {name}:higher or {name}:lower")

@@ -13,7 +13,7 @@ IDENTICAL = 1e-12
 def notes(report: Report, runs: Runs) -> list[str]:
     """The report's caveats, what concerns these very runs first."""
     return [*_incomplete(runs), *runs.notes, *_not_finite(runs), *_seeds(report, runs), *_tests(report, runs),
-            *_reading(runs)]  # fmt: skip
+            *_reading(report, runs)]  # fmt: skip
 
 
 def _incomplete(runs: Runs) -> Iterator[str]:
@@ -74,10 +74,12 @@ def _tests(report: Report, runs: Runs) -> Iterator[str]:
     if not report.differences:
         return
     yield (
-        "A claim is a difference of a method to the baseline or to an ARM. Its p is the larger of an exact permutation "
-        "test's and Welch's t test's, both over seeds. It is a finding where that p, after Holm's correction for all "
-        f"claims of its metric, is at most {report.alpha:g}. It is not supported by this many seeds where even the "
-        "smallest p that they can reach would not have been enough. Intervals are not widened for the number of claims."
+        "A claim is a difference of a method to the baseline or to an ARM. Its p is the largest of a permutation "
+        "test's and Welch's t test's, both over seeds, and, where there are scores, of a t test's over seeds and "
+        "examples. It is a finding where that p, after Holm's correction for all claims of its metric, is at most "
+        f"{report.alpha:g}. It is not supported by this many seeds where even the smallest p that they can reach would "
+        "not have been enough. Each metric is a family of its own, and so are spreads and equivalences. Intervals are "
+        "not widened for the number of claims."
     )
     if any(difference.p_examples is not None for difference in report.differences):
         yield (
@@ -93,17 +95,28 @@ def _tests(report: Report, runs: Runs) -> Iterator[str]:
         )
 
 
-def _reading(runs: Runs) -> Iterator[str]:
-    if len({spec.views for spec in runs.specs.values()}) > 1:
+def _reading(report: Report, runs: Runs) -> Iterator[str]:
+    rows = [cost.relative_rows for cost in report.costs if cost.relative_rows is not None]
+    if any(not 0.95 < relative < 1.05 for relative in rows):
         yield (
             "Equal steps are not equal compute: a mirrored method sends two model rows for each sequence. Accuracy is "
             "that of whole runs; where their model rows differ it is no comparison at equal compute, which "
             "train.budget=rows makes."
         )
+        if "val_nll_equal_rows" in runs.metrics:
+            yield (
+                "The validation NLL at equal compute is read from curves: of a run with more rows it is that of a run "
+                "in progress, whose learning rate had further to fall."
+            )
+    if any(cost.calibration_rows for cost in report.costs):
+        yield (
+            "Model rows are those of training. A calibration's rows come on top, once for all runs that share it; they "
+            "stand beside the costs."
+        )
     if runs.arms:
         yield (
-            "An ARM's NLL is exact, a masked diffusion model's is an upper bound, so the two are not set against each "
-            "other, nor are their losses' variances: an ARM has no masks."
+            "An ARM's NLL is exact, a masked diffusion model's is an upper bound, so no difference between them is "
+            "taken though they may stand in one column. Nor is one of their losses' variances: an ARM has no masks."
         )
     repeated = [label for label in runs.arms if _repeats(runs, label)]
     if repeated:

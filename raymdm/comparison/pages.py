@@ -12,6 +12,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from raymdm.comparison.tables import flat, spaced
+
 
 def write_page(path: Path, context: Mapping[str, Any]) -> Path:
     """Fill the template of the file's name, such as `report.html.j2` for report.html, and write it.
@@ -26,7 +28,15 @@ def write_page(path: Path, context: Mapping[str, Any]) -> Path:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": markdown, "md_code": markdown_code, "data_uri": _data_uri, "csp_hash": _csp_hash}
+    environment.filters |= {
+        "md": markdown,
+        "md_code": markdown_code,
+        "data_uri": _data_uri,
+        "csp_hash": _csp_hash,
+        "flat": flat,
+        "spaced": spaced,
+        "breakable": _breakable,
+    }
     text = environment.get_template(f"{path.name}.j2").render(context)
     path.write_text(text, encoding="utf-8", newline="\n")
     return path
@@ -47,6 +57,12 @@ def script(name: str) -> Markup:
     """A script of the templates' folder, to be set into a page as it is."""
     text = resources.files("raymdm.comparison").joinpath("templates", name).read_text(encoding="utf-8")
     return Markup(text)  # noqa: S704 - no data is in it
+
+
+def _breakable(text: str) -> Markup:
+    """A name that may go on in the next line after an underscore, a hyphen or a slash, and nowhere within a word."""
+    escaped = html.escape(text)
+    return Markup(re.sub(r"([_/-])(?=\w)", r"\1<wbr>", escaped))  # noqa: S704 - escaped above
 
 
 def _csp_hash(text: str) -> str:

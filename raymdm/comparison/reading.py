@@ -66,6 +66,7 @@ def runs_of_sweeps(folders: list[Path], *, baseline: str | None, metric: Metric)
         metrics=labels.known_metrics(table, metric),
         specs={label: _specs(sweeps)[method] for label, method in methods.items()},
         not_compared=chosen.not_compared,
+        adaptive=bool(sweeps[0].info.rounds),
         looks=_looks(sweeps[0], {method: label for label, method in methods.items()}),
         notes=_notes(sweeps, table, chosen.label),
         failures=_failures(sweeps),
@@ -212,13 +213,14 @@ def _scores(sweeps: list[Sweep], table: pd.DataFrame) -> dict[tuple[str, str], S
 
 
 def _looks(sweep: Sweep, names: dict[str, str]) -> list[Look]:
-    """The looks of an adaptive sweep, by label."""
+    """The looks that an adaptive sweep has taken, each at the runs that had finished by then."""
     found: list[Look] = []
-    seen: set[tuple[str, int]] = set()
     for added in sweep.info.rounds:
-        seen |= set(added.cells)
-        ended = {names[method]: sum((method, seed) in seen for seed in seeds) for method, seeds in sweep.seeds.items()}
-        found.append(Look(runs=ended, alpha=added.alpha))
+        if added.finished is not None:
+            seeds: dict[str, list[int]] = {}
+            for method, seed in added.finished:
+                seeds.setdefault(names.get(method, method), []).append(seed)
+            found.append(Look(runs={label: len(own) for label, own in seeds.items()}, seeds=seeds, alpha=added.alpha))
     return found
 
 
@@ -280,7 +282,15 @@ def _notes(sweeps: list[Sweep], table: pd.DataFrame, baseline: str | None) -> li
         *([] if adaptive else labels.missing_seeds(table, why)),
         *labels.without_baseline(table, baseline),
         *labels.several_models(table),
+        *labels.different_models(_without_arm_models(sweeps, table)),
     ]
+
+
+def _without_arm_models(sweeps: list[Sweep], table: pd.DataFrame) -> pd.DataFrame:
+    """Without ARMs where a recipe gives them a model of their own: a note speaks of it."""
+    specs = _specs(sweeps)
+    own = any(sweep.recipe.arm_model for sweep in sweeps)
+    return table[[not own or specs[method].family != "arm" for method in table["method"]]]
 
 
 def _confounded(sweeps: list[Sweep]) -> Iterator[str]:

@@ -11,7 +11,10 @@ from raymdm.comparison.latex import write_latex
 from raymdm.comparison.pages import script, write_page
 from raymdm.comparison.runs import Runs
 from raymdm.comparison.sections import main_metrics, sections
+from raymdm.comparison.tables import counted
 
+OPEN_VERDICTS = 4
+"""Sentences about a method that are not folded."""
 RESULT_COLUMNS = ["task", "model", "method", "seed", "metric", "value"]
 
 
@@ -37,9 +40,11 @@ def _context(report: Report, runs: Runs, figure_folder: Path) -> dict[str, Any]:
     shown = [section for section in sections(report, runs) if section.blocks or section.name in figures]
     return {
         "report": report,
+        "open_verdicts": OPEN_VERDICTS,
         "facts": _facts(report, runs),
         "sections": shown,
         "figures": figures,
+        "provenance": sweep_tables.provenance_table(report, runs),
         "sweeps": [_sweep(runs, place) for place in range(len(runs.sweeps))],
         "metrics": level_tables.metrics_table(runs),
         "script": script("sort.js"),
@@ -52,8 +57,10 @@ def _facts(report: Report, runs: Runs) -> list[str]:
         sweep = runs.sweeps[0]
         found = [sweep.recipe.description, sweep.info.created, sweep.info.status, sweep.info.hardware]
         return [fact for fact in found if fact]
-    several = [(len(runs.sweeps), "sweeps"), (len(report.tasks), "tasks"), (len(report.labels), "methods")]
-    return [f"{count} {words}" for count, words in several if count > 1]
+    counts = [(len(runs.sweeps), "sweep"), (len(report.tasks), "task"), (len(report.labels), "method")]
+    seeds = len(set(runs.table["seed"]))
+    found = [report.source, *(counted(count, word) for count, word in [*counts, (seeds, "seed")] if count)]
+    return [fact for fact in found if fact]
 
 
 def _sweep(runs: Runs, place: int) -> dict[str, Any]:

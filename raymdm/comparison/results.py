@@ -29,6 +29,8 @@ class Round(BaseModel):
     cells: list[tuple[str, int]]
     """Method and seed."""
     alpha: float
+    finished: list[tuple[str, int]] | None = None
+    """The cells, of this round and those before it, that had finished at the look after it; null before that look."""
 
 
 class SweepInfo(BaseModel):

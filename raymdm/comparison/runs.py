@@ -4,6 +4,7 @@ Shape legend: S seeds, E test examples.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -17,6 +18,15 @@ from raymdm.comparison.results import Sweep
 from raymdm.config.schema import MethodSpec
 
 COLUMNS = ["task", "label", "model", "method", "seed", "metric", "value"]
+
+
+LARGEST = 1e60
+"""A value beyond it is one of a run that diverged: squares of squares would not fit."""
+
+
+def finite(values: Iterable[float]) -> bool:
+    """Whether all values are numbers that statistics can be made of."""
+    return all(abs(value) <= LARGEST for value in values)
 
 
 class Scores(NamedTuple):
@@ -48,6 +58,10 @@ class Runs:
     specs: dict[str, MethodSpec] = field(default_factory=dict)
     """Parts of each label's method, where they are known."""
     not_compared: str = ""
+    source: str = ""
+    """Where they come from, in words: folders, files, a store without its password."""
+    adaptive: bool = False
+    """Whether seeds were added as needed: tests then count at the looks alone."""
     looks: list[Look] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What the reader has to say: missing cells, recipes that differ."""

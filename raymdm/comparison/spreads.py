@@ -2,12 +2,15 @@
 
 import numpy as np
 
-from raymdm.comparison.claims import ALPHA, Asked, Pair, optional, pairs, samples, supported
+from raymdm.comparison.claims import optional, supported
 from raymdm.comparison.document import EquivalenceFinding, Spread, SpreadFinding
 from raymdm.comparison.metrics import p_value
 from raymdm.comparison.runs import Runs
+from raymdm.comparison.samples import Asked, Pair, pairs, samples
 from raymdm.comparison.stats import permutation, spread
+from raymdm.comparison.stats.intervals import variance
 from raymdm.comparison.stats.means import holm
+from raymdm.comparison.tested import ALPHA
 
 
 def spreads(runs: Runs, asked: Asked, level: float, margin: float) -> list[Spread]:
@@ -59,7 +62,7 @@ def _untested(pair: Pair, ours: np.ndarray, theirs: np.ndarray) -> str:
     for label, values in ((pair.label, ours), (pair.reference, theirs)):
         if len(values) < 2:
             return f"a spread needs two seeds or more, {label} has one"
-        if np.ptp(values) == 0:
+        if variance(values) == 0:
             return f"the seeds of {label} do not differ"
     return ""
 
@@ -74,7 +77,7 @@ def _decide(made: list[Spread]) -> list[Spread]:
     for found in made:
         place = next((place for place, claim in enumerate(family) if claim is found), None)
         if place is None:
-            decided.append(found)
+            decided.append(found.model_copy(update={"claims": len(family)}))
             continue
         alpha = ALPHA / len(family)
         seeds = spread.equivalence_seeds(found.margin, alpha)

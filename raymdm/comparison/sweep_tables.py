@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from raymdm.comparison.document import Report
 from raymdm.comparison.metrics import METRICS, significant
 from raymdm.comparison.results import Calibration, SourceVariance, Sweep
-from raymdm.comparison.tables import NONE, Table
+from raymdm.comparison.runs import Runs
+from raymdm.comparison.tables import NONE, Table, described
 from raymdm.config.schema import Recipe
 
 SHOWN_EXAMPLES = 3
@@ -45,6 +47,21 @@ def _split(source: SourceVariance | None) -> str:
 
 def _expected(value: float, uniform: float) -> str:
     return significant(value) + (f" ({value / uniform:.2f} of uniform)" if uniform > 0 else "")
+
+
+def provenance_table(report: Report, runs: Runs) -> Table:
+    """Where the runs come from, what they are, and what wrote the report."""
+    metric = described(runs, report.metric).label
+    rows = [
+        ["Runs from", report.source],
+        ["Tasks", ", ".join(report.tasks)],
+        ["Models", ", ".join(dict.fromkeys(map(str, runs.table["model"])))],
+        ["Seeds", ", ".join(dict.fromkeys(map(str, runs.table["seed"])))],
+        ["Baseline", report.baseline or ""],
+        *([name, value] for name, value in ({"Metric of the claims": metric} | report.options).items()),
+        ["raymdm of this report", report.raymdm_version],
+    ]
+    return Table(["", ""], [row for row in rows if row[1]])
 
 
 def environment_table(sweep: Sweep) -> Table:

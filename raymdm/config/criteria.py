@@ -4,9 +4,10 @@
 
 - `decided(a, b)`: the difference of a and b is established, in either direction.
 - `better(a, b)`: it is established, and a is the better one.
-- `halfwidth(metric) <= x`: half the interval of every method's mean is at most x, in the unit that reports write
-  (accuracy: points); `halfwidth(metric, a)`: of one method's.
-- `dominates(a, b)`: a's worst run is better than b's best. `equivalent_spread(a, b)`: their spreads are equivalent.
+- `halfwidth(metric) <= x`: half the interval over seeds of every method's mean is at most x, in the unit that reports
+  write (accuracy: points); `halfwidth(metric, a)`: of one method's.
+- `dominates(a, b)`: a is better, and its worst run is better than b's best.
+- `equivalent_spread(a, b)`: their spreads are equivalent.
 
 They are joined by `and`, `or`, `not` and brackets. A name that is no plain word goes in quotes: 'arm (Qwen3-8B)'.
 """
@@ -64,6 +65,11 @@ def parse(text: str) -> Criterion:
 
     _evaluate(tree, note)
     return Criterion(text, tuple(dict.fromkeys(atoms)))
+
+
+def negates(text: str) -> bool:
+    """Whether `not` occurs in an expression that can be read."""
+    return any(isinstance(node, ast.Not) for node in ast.walk(_tree(text)))
 
 
 def _tree(text: str) -> ast.expr:

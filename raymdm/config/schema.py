@@ -256,6 +256,14 @@ class SweepConfig(Section):
                     raise ValueError(
                         f"`seeds.stop_when` asks of {method!r}, which is not among `methods`: {', '.join(self.methods)}"
                     )
+        if self.baseline not in self.methods:
+            raise ValueError(f"`baseline` ({self.baseline}) must be among `methods` where seeds are added as needed")
+        budget = len(self.players) * (self.seeds.max - self.seeds.initial)
+        if self.seeds.looks and self.seeds.looks > budget + 1:
+            raise ValueError(
+                f"`seeds.looks` ({self.seeds.looks}): there are only {budget} seeds to add between them. Set it to "
+                f"{budget + 1} or less, or leave it out"
+            )
         return self
 
 

@@ -13,6 +13,8 @@ PAPERS_SEEDS = (42, 731, 20231)
 
 
 def _sequential(text: str) -> str:
+    if criteria.negates(text):
+        raise ValueError("`not` would hold at the first look, when little is known. Ask for what is to be shown")
     for atom in criteria.parse(text).atoms:
         if atom.function not in criteria.SEQUENTIAL:
             raise ValueError(
@@ -33,8 +35,9 @@ class AdaptiveSeeds(Section):
     """Most seeds a method."""
     stop_when: Annotated[str, AfterValidator(_sequential)]
     """What ends the sweep, such as `decided(stable, standard)` or `halfwidth(accuracy) <= 1.0` (points)."""
-    looks: int = Field(default=6, ge=2, le=50)
-    """Times that the results are looked at: fewer leave more of alpha to each, more may stop sooner."""
+    looks: Annotated[int, Field(ge=2, le=50)] | None = None
+    """Times that the results are looked at: fewer leave more of alpha to each, more may stop sooner. null: 6, or as
+    many as there are seeds to add between them."""
     values: Annotated[list[Seed], AfterValidator(unique)] | None = None
     """The seeds in the order of their use, `max` of them or more; null: the paper's three, then 1, 2, 3 and so on."""
 
@@ -54,6 +57,10 @@ class AdaptiveSeeds(Section):
         if self.values is not None:
             return self.values[: self.max]
         return [*PAPERS_SEEDS, *islice((seed for seed in count(1) if seed not in PAPERS_SEEDS), self.max)][: self.max]
+
+    def num_looks(self, players: int) -> int:
+        """Looks of a sweep in which so many methods may get more seeds; every round between two adds one or more."""
+        return self.looks or min(6, players * (self.max - self.initial) + 1)
 
     @property
     def criterion(self) -> criteria.Criterion:

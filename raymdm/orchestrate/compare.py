@@ -1,24 +1,27 @@
 """What `raymdm compare` reads, checks and asks; the report itself is written by its caller."""
 
+import hashlib
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from raymdm.comparison.claims import Asked
 from raymdm.comparison.longform import runs_of_frames, runs_of_table
 from raymdm.comparison.metrics import Metric
 from raymdm.comparison.reading import runs_of_sweeps
 from raymdm.comparison.results import SweepInfo, read_model
 from raymdm.comparison.runs import Runs
+from raymdm.comparison.samples import Asked
 from raymdm.config import criteria
 from raymdm.config.criteria import Criterion
 from raymdm.errors import UserError
 from raymdm.orchestrate.folder import writable
+from raymdm.tracking.mlflow_connection import without_password
 from raymdm.tracking.mlflow_reader import read_experiment
 from raymdm.tracking.mlflow_report import log_to_sweep
 
-REPORT_FILES = ("report.html", "report.md", "report.json", "results.csv")
+REPORT_FILES = ("report.html", "report.md", "report.json", "report.tex", "results.csv")
 
 
 class Source(NamedTuple):
@@ -52,8 +55,8 @@ def check(source: Source, output: Path | None, log: bool, margin: float) -> None
     writable(output or source.sweeps[0], "-o DIR")
     if log and len(source.sweeps) != 1:
         raise UserError("--log needs one sweep: it logs the report to that sweep's MLflow run")
-    if not 1 < margin < float("inf"):
-        raise UserError(f"--margin {margin:g}: expected a ratio above 1, such as 1.5")
+    if not 1.01 <= margin <= 100:
+        raise UserError(f"--margin {margin:g}: expected a ratio from 1.01 to 100, such as 1.5")
 
 
 def questions(texts: Sequence[str]) -> list[Criterion]:
@@ -67,13 +70,25 @@ def questions(texts: Sequence[str]) -> list[Criterion]:
 def read(source: Source, baseline: str | None, metric: Metric) -> Runs:
     """The runs of a source; raises UserError for whatever is wrong with them."""
     if source.sweeps:
-        return runs_of_sweeps(list(source.sweeps), baseline=baseline, metric=metric)
+        runs = runs_of_sweeps(list(source.sweeps), baseline=baseline, metric=metric)
+        return replace(runs, source=", ".join(folder.resolve().name for folder in source.sweeps))
     if source.results:
-        return runs_of_table(source.results, source.scores, baseline=baseline, metric=metric, percent=source.percent)
+        runs = runs_of_table(source.results, source.scores, baseline=baseline, metric=metric, percent=source.percent)
+        files = [_with_digest(path) for path in (source.results, source.scores) if path]
+        return replace(runs, source=", ".join(files) + (", accuracies in percent" if source.percent else ""))
     assert source.mlflow and source.experiment
     with tempfile.TemporaryDirectory() as download:
         results, scores = read_experiment(source.mlflow, source.experiment, source.parent, Path(download))
-    return runs_of_frames(results, scores, name=source.experiment, baseline=baseline, metric=metric)
+    runs = runs_of_frames(results, scores, name=source.experiment, baseline=baseline, metric=metric)
+    sweep = f", sweep {source.parent}" if source.parent else ""
+    store = without_password(source.mlflow, source.mlflow)
+    return replace(runs, source=f"MLflow experiment {source.experiment}{sweep} in {store}")
+
+
+def _with_digest(path: Path) -> str:
+    """A file's name and what tells this content of it from another."""
+    with path.open("rb") as file:
+        return f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
 
 
 def asked(runs: Runs, asserted: Sequence[Criterion]) -> Asked:
@@ -92,10 +107,12 @@ def asked(runs: Runs, asserted: Sequence[Criterion]) -> Asked:
     return [atom.methods for atom in atoms if len(atom.methods) == 2]
 
 
-def log_report(sweep: Path, folder: Path, uri: str | None = None) -> None:
-    """Log the report in `folder` to the sweep's MLflow run; `uri` where sweep.json lacks its password."""
+def log_report(sweep: Path, folder: Path, uri: str | None = None) -> bool:
+    """Log the report in `folder` to the sweep's MLflow run, and say whether that worked; `uri` where sweep.json lacks
+    its password. Raises UserError where the sweep was not tracked."""
     info = read_model(sweep / "sweep.json", SweepInfo)
     store = uri or info.mlflow_uri
     if store is None:
         raise UserError(f"{sweep}: this sweep was not tracked with MLflow, so there is no run to log the report to")
-    log_to_sweep(store, info.experiment, sweep.name, [folder / name for name in REPORT_FILES], folder / "figures")
+    files = [path for name in REPORT_FILES if (path := folder / name).exists()]
+    return log_to_sweep(store, info.experiment, sweep.resolve().name, files, folder / "figures")

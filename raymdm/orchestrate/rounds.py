@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ray.tune.search import Searcher
 from rich.console import Console
 
@@ -29,7 +30,7 @@ def cells_so_far(recipe: Recipe, folder: SweepFolder) -> list[Cell]:
     if isinstance(recipe.sweep.seeds, list):
         return _grid(recipe)
     if not folder.state()["rounds"]:
-        _record(folder, _grid(recipe), _alphas(recipe.sweep.seeds)[0])
+        _record(folder, _grid(recipe), _alphas(recipe, recipe.sweep.seeds)[0])
     return [(method, seed) for round_ in folder.state()["rounds"] for method, seed in round_["cells"]]
 
 
@@ -44,18 +45,19 @@ def next_round(recipe: Recipe, folder: SweepFolder, console: Console) -> list[Ce
     seeds, state = recipe.sweep.seeds, folder.state()
     if isinstance(seeds, list) or state["stopped"]:
         return []
-    look = len(state["rounds"])
+    _record_look(recipe, folder)
+    look, looks = len(state["rounds"]), seeds.num_looks(len(recipe.sweep.players))
     stopped, open_atoms = _look(recipe, folder, seeds)
-    if not stopped and look == seeds.looks:
-        stopped = f"all {seeds.looks} looks taken without {seeds.stop_when}"
+    if not stopped and look == looks:
+        stopped = f"all {looks} looks taken without {seeds.stop_when}"
     cells = [] if stopped else _share(recipe, folder, seeds, look, open_atoms)
     if not cells:
         folder.update(stopped=stopped or f"no method can take more seeds (sweep.seeds.max = {seeds.max})")
     else:
-        _record(folder, cells, _alphas(seeds)[look])
+        _record(folder, cells, _alphas(recipe, seeds)[look])
     added = ", ".join(f"{name} {number}" for name, number in Counter(method for method, _ in cells).items())
     outcome = f"seeds added: {added}" if cells else f"no more seeds: {folder.state()['stopped']}"
-    console.print(f"look {look} of {seeds.looks}: {outcome}", highlight=False, soft_wrap=True)
+    console.print(f"look {look} of {looks}: {outcome}", highlight=False, soft_wrap=True)
     return cells
 
 
@@ -99,19 +101,30 @@ def _grid(recipe: Recipe) -> list[Cell]:
     return [(method, seed) for seed in recipe.sweep.first_seeds for method in recipe.sweep.methods]
 
 
-def _alphas(seeds: AdaptiveSeeds) -> list[float]:
-    return spending(seeds.initial, seeds.max, seeds.looks, ALPHA)
+def _alphas(recipe: Recipe, seeds: AdaptiveSeeds) -> list[float]:
+    return spending(seeds.initial, seeds.max, seeds.num_looks(len(recipe.sweep.players)), ALPHA)
 
 
 def _record(folder: SweepFolder, cells: list[Cell], alpha: float) -> None:
-    rounds = [*folder.state()["rounds"], {"cells": [list(cell) for cell in cells], "alpha": alpha}]
-    folder.update(rounds=rounds)
+    """A round that is about to run."""
+    added = {"cells": [list(cell) for cell in cells], "alpha": alpha, "finished": None}
+    folder.update(rounds=[*folder.state()["rounds"], added])
+
+
+def _record_look(recipe: Recipe, folder: SweepFolder) -> None:
+    """Which cells the look is at: a failed one that is tried again later must not change what was seen."""
+    rounds = folder.state()["rounds"]
+    if rounds[-1]["finished"] is None:
+        done = [list(cell) for cell in cells_so_far(recipe, folder) if finished(folder, cell)]
+        folder.update(rounds=[*rounds[:-1], rounds[-1] | {"finished": done}])
 
 
 def _look(recipe: Recipe, folder: SweepFolder, seeds: AdaptiveSeeds) -> tuple[str, list[Atom]]:
     """Why the sweep can stop, empty where it cannot; and the questions that are still open."""
-    if not any(finished(folder, cell) for cell in cells_so_far(recipe, folder)):
-        return "no run finished", []
+    done = {method for method, seed in cells_so_far(recipe, folder) if finished(folder, (method, seed))}
+    lost = [method for method in recipe.sweep.players if method not in done]
+    if lost:
+        return f"no run of {lost[0]} finished", []
     runs = runs_of_sweeps([folder.path], baseline=None, metric=METRICS["accuracy"])
     report = analyse(runs, [atom.methods for atom in seeds.criterion.atoms])
     answers = {atom: answer(report, atom).holds for atom in seeds.criterion.atoms}
@@ -131,7 +144,11 @@ def _share(recipe: Recipe, folder: SweepFolder, seeds: AdaptiveSeeds, look: int,
             result = json.loads((folder.trial(*cell) / "result.json").read_text())
             accuracies[cell[0]].append(result["metrics"]["accuracy"])
     counts = Counter(method for method, _ in planned)
-    size = round_size(look, len(recipe.sweep.players), seeds.initial, seeds.max, seeds.looks)
+    players = recipe.sweep.players
+    size = round_size(look, len(players), seeds.initial, seeds.max, seeds.num_looks(len(players)))
+    # an ARM whose seeds all gave one run has nothing to gain from another
+    wanted = [name for name in wanted if recipe.spec(name).family == "mdm" or np.ptp(accuracies[name]) > 0]
+    accuracies = {name: accuracies[name] for name in wanted}
     more = share_out(size, shrunk_sd(accuracies), counts, seeds.max)
     cells = [
         (method, seed) for method in wanted for seed in seeds.order[counts[method] : counts[method] + more[method]]

@@ -32,6 +32,8 @@ RUN = ["task", "model", "method", "seed"]
 TAGS = ("task", "method", "seed")
 SCORES = "scores.parquet"
 PARENT = "mlflow.parentRunId"
+ADAPTIVE = "sweep.seeds.stop_when"
+"""Parameter of a sweep's run that only an adaptive one has."""
 PAGE = 1000
 """Runs a request."""
 LARGEST = 1.79e308
@@ -56,6 +58,8 @@ class _Trial(NamedTuple):
     """Task, model, method and seed."""
     parent: str
     """Name of the sweep's run."""
+    is_adaptive: bool
+    """Whether the sweep added seeds as its results asked for them."""
     run: "Run"
 
 
@@ -66,7 +70,8 @@ def read_experiment(uri: str, experiment: str, parent: str | None, download: Pat
     scores are those of the runs that keep a scores.parquet: perhaps none.
 
     Raises UserError where the store cannot be read; where the experiment, the parent or a finished run is not there;
-    where two sweeps hold the same run, or runs of one method under different parameters, whose seeds cannot be pooled.
+    where a sweep is adaptive; where two sweeps hold the same run, or runs of one method under different parameters,
+    whose seeds cannot be pooled.
     """
     uri = _absolute(uri)
     if uri.startswith(_SQLITE):
@@ -120,18 +125,20 @@ def _find(client: "MlflowClient", name: str, uri: str) -> "Experiment":
 
 def _trials(client: "MlflowClient", experiment: "Experiment") -> list[_Trial]:
     """The experiment's finished child runs that have a trial's tags, in the order they were begun."""
-    names: dict[str, str] = {}
+    sweeps: dict[str, Run] = {}
     found = []
     for run in _finished_runs(client, experiment.experiment_id):
         tags = run.data.tags
         if PARENT not in tags or any(name not in tags for name in TAGS):
             continue
         parent = tags[PARENT]
-        if parent not in names:
-            names[parent] = client.get_run(parent).info.run_name
+        if parent not in sweeps:
+            sweeps[parent] = client.get_run(parent)
+        sweep = sweeps[parent]
         if not tags["seed"].isdecimal():
             raise UserError(f"run {run.info.run_name} ({run.info.run_id}): tag seed is {tags['seed']!r}, not a number")
-        found.append(_Trial((tags["task"], _model(run), tags["method"], int(tags["seed"])), names[parent], run))
+        key = tags["task"], _model(run), tags["method"], int(tags["seed"])
+        found.append(_Trial(key, sweep.info.run_name, ADAPTIVE in sweep.data.params, run))
     return found
 
 
@@ -173,7 +180,10 @@ def _select(trials: list[_Trial], experiment: str, parent: str | None, uri: str)
                 f"experiment {experiment!r} in {store}: no sweep {parent!r} with a finished run. There are: "
                 f"{', '.join(parents)}"
             )
-        return [trial for trial in trials if trial.parent == parent]
+        chosen = [trial for trial in trials if trial.parent == parent]
+        _refuse_adaptive(chosen, trials)
+        return chosen
+    _refuse_adaptive(trials, trials)
     held: dict[tuple[str, str, str, int], _Trial] = {}
     firsts: dict[tuple[str, str, str], _Trial] = {}
     for trial in trials:
@@ -189,6 +199,18 @@ def _select(trials: list[_Trial], experiment: str, parent: str | None, uri: str)
                 parents,
             )
     return trials
+
+
+def _refuse_adaptive(chosen: list[_Trial], trials: list[_Trial]) -> None:
+    """MLflow does not hold the looks, without which seeds added as needed would be tested as if fixed beforehand."""
+    adaptive = [trial.parent for trial in chosen if trial.is_adaptive]
+    if adaptive:
+        others = list(dict.fromkeys(trial.parent for trial in trials if not trial.is_adaptive))
+        choice = f". Or choose another sweep with --parent NAME: {', '.join(others)}" if others else ""
+        raise UserError(
+            f"sweep {adaptive[0]} added seeds as needed; its looks at the results are in its folder: compare "
+            f"the folder (raymdm compare SWEEP_DIR){choice}"
+        )
 
 
 def _choose(what: str, parents: list[str]) -> None:
@@ -247,9 +269,8 @@ def _scores(client: "MlflowClient", trials: list[_Trial], download: Path) -> pd.
         return pd.DataFrame(columns=[*RUN, "example_id", "score"])
     rows = np.repeat(np.arange(len(keys)), [len(frame) for frame in frames])
     # as categories: a sweep may have millions of scores
-    names = {name: pd.Categorical([key[i] for key in keys]).take(rows) for i, name in enumerate(RUN[:3])}
-    seeds = np.array([key[3] for key in keys])[rows]
-    return pd.concat([pd.DataFrame(names | {"seed": seeds}), pd.concat(frames, ignore_index=True)], axis=1)
+    names = {name: pd.Categorical([key[i] for key in keys]).take(rows) for i, name in enumerate(RUN)}
+    return pd.concat([pd.DataFrame(names), pd.concat(frames, ignore_index=True)], axis=1)
 
 
 def _unreachable(uri: str, error: Exception) -> str:

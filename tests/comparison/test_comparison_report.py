@@ -24,7 +24,7 @@ from raymdm.comparison.runs import Runs
 Sample = Callable[..., tuple[Report, Runs]]
 TEXT = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\n\n```\n# not a heading & so on"
 HOSTILE = ['a"b', "</td><script>x</script>", "x|y`*_&amp;$x^{$ 50% [b]"]
-VOID = {"meta", "img", "br", "link", "input"}
+VOID = {"meta", "img", "br", "link", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -141,7 +141,7 @@ def test_the_order_of_the_page(written: Path) -> None:
 def test_sections_without_data_are_left_out(bare: Path) -> None:
     text = (bare / "report.html").read_text(encoding="utf-8")
     heads = re.findall(r"<h2[^>]*>(.*?)</h2>", text)
-    assert heads == ["Results", "How far this can be trusted", "How each number is obtained"]
+    assert heads == ["Results", "How far this can be trusted", "How each number is obtained", "Environment"]
     assert "## Differences" not in (bare / "report.md").read_text(encoding="utf-8")
 
 
@@ -221,9 +221,10 @@ def test_figures_of_odd_names_stay_in_their_folder(hostile: Path) -> None:
 
 def test_tables_of_the_markdown_file(written: Path) -> None:
     text = (written / "report.md").read_text(encoding="utf-8")
-    assert "| Method | Task | Seeds | Mean | IQM | SD | Smallest to largest |" in text
-    assert "| Method | Task | Difference | g | p | p Holm | P(better) | Finding |" in text
+    assert "| Method | Task | Seeds | Mean | SD | Smallest to largest |" in text
+    assert "| Method | Task | Seeds | Difference | g | Largest p | p Holm | P(better) | Finding |" in text
     assert "- **p_pots, gsm8k**: p 0.10 after Holm" in text
+    assert "- **p_pots**\n    - p_pots has accuracy" in text
     page = read(written, "report.md")
     assert page.tags.count("table") == read(written).tags.count("table")
 
@@ -239,6 +240,50 @@ def test_each_sweep_has_its_recipe(written: Path) -> None:
     for part in ("gsm8k sweep", "countdown sweep", "git checkout 0123abc\nraymdm sweep recipe.yaml", "kappa = 0.33"):
         assert part in text
     assert text.count("3f9a1c") == 2
+
+
+def test_where_runs_come_from_is_said_without_a_sweep(sample: Sample, tmp_path: Path) -> None:
+    report, runs = sample({"standard": "standard"}, {}, ("gsm8k",))
+    report = report.model_copy(
+        update={"source": "table.csv", "raymdm_version": "9.8", "options": {"Margin": "1.7"}, "costs": []}
+    )
+    write_report(report, replace(runs, sweeps=[]), tmp_path, latex=False)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "table.csv, 1 task, 1 method, 3 seeds\n" in text
+    for row in (
+        "| Runs from | table.csv |",
+        "| Seeds | 1, 2, 3 |",
+        "| Margin | 1.7 |",
+        "| raymdm of this report | 9.8 |",
+    ):
+        assert row in text
+
+
+def test_many_sentences_about_a_method_are_folded(full: tuple[Report, Runs], tmp_path: Path) -> None:
+    report, runs = full
+    many = report.model_copy(update={"verdicts": {"p_pots": [f"Sentence {place}." for place in range(6)]}})
+    write_report(many, runs, tmp_path, latex=False)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<li>Sentence 3.</li>\n</ul>\n<details>\n<summary>2 more about p_pots</summary>" in text
+
+
+def test_the_cost_section_says_what_the_methods_have_in_common(full: tuple[Report, Runs], tmp_path: Path) -> None:
+    report, runs = full
+    costs = [cost.model_copy(update={"model_rows": 6400.0, "relative_rows": 1.0}) for cost in report.costs]
+    write_report(report, runs, tmp_path / "steps", latex=False)
+    write_report(report.model_copy(update={"costs": costs}), runs, tmp_path / "rows", latex=False)
+    steps, rows = (read(tmp_path / name).text for name in ("steps", "rows"))
+    assert "At equal steps: 200 each" in steps and "this is not equal compute" in steps
+    assert "At equal compute: 6,400 model rows each" in rows and "this is not equal compute" not in rows
+    assert "so accuracy is not drawn against cost" in rows
+    assert not list((tmp_path / "rows" / "figures").glob("cost*.png"))
+
+
+def test_captions_say_what_is_drawn(written: Path) -> None:
+    text = " ".join(read(written).text.split())
+    assert "The dashed line is the mean of standard, the baseline." in text
+    assert "hollow squares: not supported by this many seeds" in text
+    assert "Intervals are not widened for the number of claims" in text
 
 
 def test_sweeps_of_one_name_are_told_apart(full: tuple[Report, Runs], tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def unescaped(text: str, character: str) -> int:
         ("(nats/token)²", r"(nats/token)\textsuperscript{2}"),
         ("[x]*", "{[}x]{*}"),
         ("two\n\nlines\x07", "two lines"),
+        ("p <\u00a00.0001", r"p \textless{}~0.0001"),
     ],
 )
 def test_text_is_set_as_it_is(text: str, written: str) -> None:
@@ -101,16 +102,20 @@ def test_every_row_has_as_many_cells_as_columns(hostile: str) -> None:
     rows = [line for line in hostile.splitlines() if line.endswith(r"\tabularnewline")]
     counts = [unescaped(row, "&") + 1 for row in rows]
     # by metric: a head and a row a method for levels, a head and one row for differences and for spreads
-    levels, differences, spreads = [6] * 3, [7] * 2, [7] * 2
+    levels, differences, spreads = [5] * 3, [8] * 2, [7] * 2
     assert counts == (levels + differences + spreads) * 2
 
 
 def test_captions_state_test_and_seeds(hostile: str) -> None:
     captions = re.findall(r"\\caption\{(.*)\}", hostile)
-    assert captions[0].startswith(r"Accuracy, \%: mean, interquartile mean (IQM)")
+    assert captions[0].startswith(r"Accuracy, \%: mean and standard deviation (SD)")
     assert "3 seeds a method" in captions[0]
-    for part in ("permutation test of Welch's t over seeds", "Holm's correction for 20 claims", r"95\% intervals"):
+    tests = "largest p: two-sided, of a permutation test of Welch's t and of Welch's t test"
+    for part in (tests, "Holm's correction for 20 claims", r"95\% intervals"):
         assert part in captions[1]
+    assert (
+        "Larger p: of a two-sided permutation test of the runs' deviations and of Brown and Forsythe's" in captions[2]
+    )
     assert "two one-sided F tests" in captions[2]
 
 

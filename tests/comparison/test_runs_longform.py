@@ -227,7 +227,7 @@ def test_a_row_of_another_length(write: Write) -> None:
 
 
 def test_a_seed_that_is_not_whole(write: Write) -> None:
-    with pytest.raises(UserError, match=r"line 3: seed must be a whole number, not 1\.5"):
+    with pytest.raises(UserError, match=r"line 3: seed must be a whole number, not '1\.5'"):
         read(write([TWO[0], TWO[1].replace(",1,", ",1.5,")]))
 
 

@@ -312,13 +312,15 @@ def test_the_grid_of_an_adaptive_sweep_is_its_rounds(adaptive: Path) -> None:
     assert sweep.strangers == ["standard-s20231"]
 
 
-def test_looks_count_what_had_ended(adaptive: Path, rewrite: Rewrite) -> None:
+def test_looks_are_at_the_runs_that_had_finished_by_then(adaptive: Path, rewrite: Rewrite) -> None:
     rewrite(adaptive, "standard", 731, status="failed", error="disk full")
+    seen = [["standard", 42], ["p_pots", 42], ["p_pots", 731]]
+    tell(adaptive, rounds=[ROUNDS[0] | {"finished": seen}, ROUNDS[1]])  # the second round is running
     runs = read(adaptive)
-    assert [(look.runs, look.alpha) for look in runs.looks] == [
-        ({"standard": 1, "p_pots": 2}, 0.01),
-        ({"standard": 1, "p_pots": 3}, 0.04),
-    ]
+    assert runs.adaptive
+    (look,) = runs.looks
+    assert (look.runs, look.alpha) == ({"standard": 1, "p_pots": 2}, 0.01)
+    assert look.seeds == {"standard": [42], "p_pots": [42, 731]}
     assert list(runs.failures) == ["standard-s731"]
 
 

@@ -47,6 +47,18 @@ def test_only_methods_that_are_asked_of_get_more_seeds(make_recipe: MakeRecipe) 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("most", "looks"), [(20, 6), (4, 3), (5, 5)])
+def test_no_look_comes_without_new_seeds(make_recipe: MakeRecipe, most: int, looks: int) -> None:
+    sweep = recipe_with(make_recipe, max=most).sweep
+    assert isinstance(sweep.seeds, AdaptiveSeeds)
+    assert sweep.seeds.num_looks(len(sweep.players)) == looks
+
+
+def test_the_baseline_must_be_run(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(ValidationError, match="`baseline` \\(strats\\) must be among `methods`"):
+        make_recipe(sweep__methods=["standard", "mirror"], sweep__seeds={"stop_when": ASKED}, sweep__baseline="strats")
+
+
 def test_it_is_written_down_and_read_back(make_recipe: MakeRecipe) -> None:
     recipe = recipe_with(make_recipe, max=7)
     assert Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump()))) == recipe
@@ -62,6 +74,8 @@ def test_it_is_written_down_and_read_back(make_recipe: MakeRecipe) -> None:
         ({"stop_when": "dominates(mirror, standard)"}, "cannot be asked again and again"),
         ({"stop_when": "halfwidth(val_nll) <= 1"}, "an adaptive sweep is about accuracy"),
         ({"stop_when": "decided(mirror)"}, "expected two methods"),
+        ({"stop_when": f"not {ASKED}"}, "`not` would hold at the first look"),
+        ({"max": 4, "looks": 4}, "there are only 2 seeds to add between them. Set it to 3 or less"),
         ({"stop_when": "decided(mirror, ema)"}, "asks of 'ema', which is not among `methods`"),
         ({"maxx": 4}, "sweep.seeds.maxx: unknown field; did you mean sweep.seeds.max?"),
     ],

@@ -162,8 +162,35 @@ def test_a_sweep_without_any_result_stops(started: Callable[..., tuple[Recipe, S
         failure = {"task": "sorting", "model": "tiny", "method": method, "seed": seed, "status": "failed"}
         write_json(folder.trial(method, seed) / "result.json", failure | {"error": "lost", "metrics": {}})
     assert next_round(recipe, folder, quiet()) == []
-    assert folder.state()["stopped"] == "no run finished"
+    assert folder.state()["stopped"] == "no run of standard finished"
     assert outcome(recipe, folder) == "failed"
+
+
+def test_a_failed_run_that_is_tried_again_later_does_not_change_what_a_look_saw(
+    started: Callable[..., tuple[Recipe, SweepFolder]],
+) -> None:
+    recipe, folder = started()
+    late = ("mirror", 42)
+    for cell in cells_so_far(recipe, folder):
+        if cell != late:
+            run(folder, cell, NEAR)
+    next_round(recipe, folder, quiet())
+    run(folder, late, NEAR)
+    (look,) = runs_of_sweeps([folder.path], baseline=None, metric=METRICS["accuracy"]).looks
+    assert (look.runs["mirror"], look.seeds["mirror"]) == (2, [731, 20231])
+
+
+def test_a_round_that_runs_is_no_look(started: Callable[..., tuple[Recipe, SweepFolder]]) -> None:
+    recipe, folder = started()
+    run(folder, cells_so_far(recipe, folder)[0], NEAR)
+    runs = runs_of_sweeps([folder.path], baseline=None, metric=METRICS["accuracy"])
+    assert runs.adaptive and runs.looks == []
+
+
+def test_an_arm_whose_seeds_repeat_one_run_gets_no_more(started: Callable[..., tuple[Recipe, SweepFolder]]) -> None:
+    recipe, folder = started("decided(standard, arm)")
+    counts = seeds_of(run_to_its_end(recipe, folder, {"standard": (0.5, 0.02), "arm": (0.5, 0.0)}))
+    assert counts["arm"] == 3 and counts["standard"] > 3
 
 
 def test_a_fixed_grid_runs_seed_by_seed_and_has_no_rounds(make_recipe: MakeRecipe, tmp_path: Path) -> None:

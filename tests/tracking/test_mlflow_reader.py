@@ -40,7 +40,7 @@ def log(connection, make_recipe, tmp_path):
 
     def fill(sweep, runs, scores=None, status="finished", **changes):
         recipe = make_recipe(**changes)
-        tracker = MlflowTracker(connection, sweep)
+        tracker = MlflowTracker(connection, sweep, recipe.model_dump(mode="json"))
         for (method, seed), metrics in runs.items():
             trial = f"{method}-s{seed}"
             tracker.start(trial, params(recipe, method, seed), {"task": "sorting", "method": method, "seed": str(seed)})
@@ -202,6 +202,28 @@ def test_other_methods_may_have_other_parameters(log, read):
     log("a", {("standard", 1): HALF})
     log("b", {("mirror", 1): HALF}, train__lr=0.5)
     assert len(read()[0]) == 4
+
+
+def test_an_adaptive_sweep_is_compared_by_its_folder(log, read):
+    seeds = {"initial": 2, "max": 5, "stop_when": "decided(mirror, standard)"}
+    log("a", GRID, sweep__seeds=seeds, sweep__methods=["standard", "mirror"])
+    message = r"sweep a added seeds as needed; its looks at the results are in its folder: compare the folder"
+    with pytest.raises(UserError, match=rf"{message} \(raymdm compare SWEEP_DIR\)$"):
+        read()
+    log("b", {("standard", 2): HALF})
+    with pytest.raises(UserError, match=rf"{message}.*--parent NAME: b$"):
+        read()
+    with pytest.raises(UserError, match=message):
+        read("a")
+    assert set(read("b")[0]["seed"]) == {2}
+
+
+def test_large_seeds_are_told_apart(log, read):
+    first, second = 2**63, 2**63 + 1
+    log("a", {("standard", first): HALF, ("standard", second): HALF, ("standard", 1): HALF}, scores=[1.0, 0.0])
+    results, scores = read()
+    runs = runs_of_frames(results, scores, name="a", baseline=None, metric=METRICS["accuracy"])
+    assert sorted(runs.scores["sorting", "standard"].seeds) == [1, first, second]
 
 
 def test_an_unknown_parent(log, read):

@@ -17,7 +17,6 @@ from scipy import stats
 from raymdm.comparison.stats.intervals import (
     LEVEL,
     ONE_SEED,
-    SEEDS_AND_EXAMPLES,
     Interval,
     combine,
     mean_interval,
@@ -126,12 +125,12 @@ def statistic_interval(
     unbiased = num_seeds / (num_seeds - 1)
     components = [(seeds * unbiased, num_seeds - 1)]
     if runs.ndim == 1 or weights is None:
-        return combine(value, components, level, f"t, {num_seeds} seeds")
+        return combine(value, components, level, f"t with bootstrap variance, {num_seeds} seeds")
     examples = variance(statistic(resampled(runs, None, weights)))
     both = variance(statistic(resampled(runs, draws, weights)))
     interaction = max(0.0, both - seeds - examples) * unbiased
     components.append((remaining(examples, interaction), runs.shape[1] - 1))
-    return combine(value, components, level, SEEDS_AND_EXAMPLES)
+    return combine(value, components, level, "t with bootstrap variance, seeds and examples")
 
 
 def _is_mean(statistic: Statistic, num_seeds: int) -> bool:

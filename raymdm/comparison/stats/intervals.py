@@ -59,14 +59,23 @@ def combine(value: float, components: Sequence[tuple[float, float]], level: floa
     Arguments:
         components: (variance, degrees of freedom) of independent estimates.
     """
-    parts = [(part, df) for part, df in components if part > 0]
-    if not parts:
+    total, freedom = satterthwaite(components)
+    if total <= 0:
         return Interval(value, None, None, NO_SPREAD)
-    total = sum(part for part, _ in parts)
-    # As shares, because squares of small variances may underflow.
-    freedom = 1 / sum((part / total) ** 2 / df for part, df in parts)
     half = float(stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(total))
     return Interval(value, value - half, value + half, how)
+
+
+def satterthwaite(components: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Sum of variances and its degrees of freedom; (0, 0) where none is above 0.
+
+    Arguments:
+        components: as of `combine`.
+    """
+    parts = [(part, df) for part, df in components if part > 0]
+    total = sum(part for part, _ in parts)
+    # As shares, because squares of small variances may underflow.
+    return (total, 1 / sum((part / total) ** 2 / df for part, df in parts)) if parts else (0.0, 0.0)
 
 
 def mean_interval(runs: np.ndarray, level: float = LEVEL) -> Interval:
@@ -94,26 +103,39 @@ def difference_interval(ours: np.ndarray, theirs: np.ndarray, level: float = LEV
     return _over_parts([(1.0, ours), (-1.0, theirs)], level)
 
 
+def difference_p(ours: np.ndarray, theirs: np.ndarray) -> float | None:
+    """Two-sided p of `difference_interval`: it is below 1 - level exactly where the interval leaves out 0.
+
+    None where there is no interval.
+    """
+    value, components, _ = _parts([(1.0, ours), (-1.0, theirs)])
+    total, freedom = satterthwaite(components)
+    return float(2 * stats.t.sf(abs(value) / np.sqrt(total), freedom)) if total > 0 else None
+
+
 def _over_parts(parts: Sequence[tuple[float, np.ndarray]], level: float) -> Interval:
     """Interval of Σ sign x mean of each part's runs; parts are independent over seeds and share their examples."""
+    value, components, how = _parts(parts)
+    return combine(value, components, level, how) if components else Interval(value, None, None, how)
+
+
+def _parts(parts: Sequence[tuple[float, np.ndarray]]) -> tuple[float, list[tuple[float, float]], str]:
+    """Value, components for `combine` and what they cover; without components, why there are none."""
     counts = [len(runs) for _, runs in parts]
     value = float(sum(sign * seed_values(runs).mean() for sign, runs in parts))
     crossed = all(runs.ndim == 2 and runs.shape[1] > 1 for _, runs in parts)
     if min(counts) < 2 and not crossed:
-        return Interval(value, None, None, ONE_SEED)
-    seeds = [(variance(seed_values(runs)) / len(runs), len(runs) - 1) for _, runs in parts if len(runs) > 1]
+        return value, [], ONE_SEED
+    seeds = [(variance(seed_values(runs)) / len(runs), len(runs) - 1.0) for _, runs in parts if len(runs) > 1]
     if not crossed:
-        return combine(value, seeds, level, f"t, {' and '.join(map(str, counts))} seeds")
+        return value, seeds, f"t, {' and '.join(map(str, counts))} seeds"
 
     per_example = np.sum([sign * runs.mean(axis=0) for sign, runs in parts], axis=0)
     examples = variance(per_example) / len(per_example)
     if min(counts) < 2:
-        found = combine(value, [(examples, len(per_example) - 1)], level, EXAMPLES_ALONE)
-        return found if examples else found._replace(how=ONE_SEED)
+        return (value, [(examples, len(per_example) - 1)], EXAMPLES_ALONE) if examples else (value, [], ONE_SEED)
     interactions = sum(_interaction(runs) / runs.size for _, runs in parts)
-    return combine(
-        value, [*seeds, (remaining(examples, interactions), len(per_example) - 1)], level, SEEDS_AND_EXAMPLES
-    )
+    return value, [*seeds, (remaining(examples, interactions), len(per_example) - 1)], SEEDS_AND_EXAMPLES
 
 
 def variance(values: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 Shape legend: n and m seeds of the two methods, N = n + m, P splits.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import combinations
 from math import comb
@@ -13,6 +14,8 @@ import numpy as np
 MOST_SPLITS = 200_000
 """Up to here all splits are enumerated: 10 against 10 seeds have 184,756."""
 RANDOM_SPLITS = 9_999
+CHUNK = 20_000
+"""Splits whose statistics are computed at once."""
 SEED = 20_251_118
 TIE = 1e-9
 """Statistics this close, relative to the observed one or to 1, are ties. Values such as 0.615 are rounded, and their
@@ -36,7 +39,7 @@ def smallest_p(num_ours: int, num_theirs: int) -> float:
     return min(1.0, 2 / comb(num_ours + num_theirs, num_ours))
 
 
-def mean_test(ours: np.ndarray, theirs: np.ndarray) -> Permutation | None:
+def mean_test(ours: np.ndarray, theirs: np.ndarray, random_splits: int = RANDOM_SPLITS) -> Permutation | None:
     """Test of equal means of ours (n,) and theirs (m,), by Welch's t; None below two seeds of either.
 
     Exact where the methods differ in nothing. Because the statistic is studentised, it also holds for many seeds when
@@ -52,11 +55,10 @@ def mean_test(ours: np.ndarray, theirs: np.ndarray) -> Permutation | None:
     """
     if min(len(ours), len(theirs)) < 2:
         return None
-    values = np.concatenate([ours, theirs])
-    return _two_sided(welch_t(values, splits(len(ours), len(theirs))), len(ours), len(theirs))
+    return _two_sided(welch_t, np.concatenate([ours, theirs]), splits(len(ours), len(theirs), random_splits))
 
 
-def spread_test(ours: np.ndarray, theirs: np.ndarray) -> Permutation | None:
+def spread_test(ours: np.ndarray, theirs: np.ndarray, random_splits: int = RANDOM_SPLITS) -> Permutation | None:
     """Test of equal spread of ours (n,) and theirs (m,), whose centres may differ; None below two seeds of either.
 
     The runs' deviations from their own method's mean are permuted; the statistic is the log ratio of the two sample
@@ -77,7 +79,7 @@ def spread_test(ours: np.ndarray, theirs: np.ndarray) -> Permutation | None:
     if min(len(ours), len(theirs)) < 2:
         return None
     deviations = np.concatenate([_deviations(ours), _deviations(theirs)])
-    return _two_sided(log_variance_ratio(deviations, splits(len(ours), len(theirs))), len(ours), len(theirs))
+    return _two_sided(log_variance_ratio, deviations, splits(len(ours), len(theirs), random_splits))
 
 
 def _deviations(values: np.ndarray) -> np.ndarray:
@@ -88,11 +90,11 @@ def _deviations(values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def splits(num_ours: int, num_theirs: int) -> np.ndarray:
+def splits(num_ours: int, num_theirs: int, random_splits: int = RANDOM_SPLITS) -> np.ndarray:
     """Which of the N runs are ours in each split, (P, N) bool; the first is as observed.
 
-    All of them where there are at most MOST_SPLITS, else the observed and RANDOM_SPLITS random ones from a constant
-    seed. The observed split among random ones is the correction of Phipson & Smyth (2010): p is never 0.
+    All of them where there are at most MOST_SPLITS, else the observed and so many random ones from a constant seed. The
+    observed split among random ones is the correction of Phipson & Smyth (2010): p is never 0.
     """
     total = num_ours + num_theirs
     count = comb(total, num_ours)
@@ -101,7 +103,7 @@ def splits(num_ours: int, num_theirs: int) -> np.ndarray:
         masks = np.zeros((count, total), bool)
         np.put_along_axis(masks, chosen, True, axis=1)
     else:
-        masks = np.tile(np.arange(total) < num_ours, (RANDOM_SPLITS + 1, 1))
+        masks = np.tile(np.arange(total) < num_ours, (random_splits + 1, 1))
         np.random.default_rng([SEED, num_ours, num_theirs]).permuted(masks[1:], axis=1, out=masks[1:])
     masks.flags.writeable = False
     return masks
@@ -141,11 +143,14 @@ def _variances(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return variances
 
 
-def _two_sided(statistics: np.ndarray, num_ours: int, num_theirs: int) -> Permutation:
-    """Twice the smaller one-sided p, at most 1, of statistics (P,) whose first is the observed one."""
-    observed = statistics[0]
-    margin = 0.0 if np.isinf(observed) else TIE * max(1.0, abs(observed))
-    share = min(np.mean(statistics <= observed + margin), np.mean(statistics >= observed - margin))
-    exact = comb(num_ours + num_theirs, num_ours) <= MOST_SPLITS
-    smallest = smallest_p(num_ours, num_theirs) if exact else 2 / (RANDOM_SPLITS + 1)
+def _two_sided(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], values: np.ndarray, masks: np.ndarray
+) -> Permutation:
+    """Twice the smaller one-sided p, at most 1, of values (N,) over the splits (P, N), the first the observed one."""
+    found = np.concatenate([statistic(values, masks[at : at + CHUNK]) for at in range(0, len(masks), CHUNK)])
+    margin = 0.0 if np.isinf(found[0]) else TIE * max(1.0, abs(found[0]))
+    share = min(np.mean(found <= found[0] + margin), np.mean(found >= found[0] - margin))
+    num_ours, total = int(masks[0].sum()), len(values)
+    exact = comb(total, num_ours) <= MOST_SPLITS
+    smallest = smallest_p(num_ours, total - num_ours) if exact else 2 / len(masks)
     return Permutation(min(1.0, 2 * float(share)), exact, smallest)

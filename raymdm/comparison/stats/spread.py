@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from raymdm.comparison.stats.intervals import LEVEL, Interval
+from raymdm.comparison.stats.intervals import LEVEL, Interval, variance
 
 MARGIN = 1.5
 """Standard deviations are equivalent where their ratio is between 1/MARGIN and MARGIN."""
@@ -133,7 +133,7 @@ def _centre(values: np.ndarray) -> float:
 
 
 def _spread(values: np.ndarray) -> bool:
-    return len(values) > 1 and bool(np.ptp(values) > 0)
+    return len(values) > 1 and variance(values) > 0
 
 
 def _deviations_vary(values: np.ndarray) -> bool:
