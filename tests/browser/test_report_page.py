@@ -158,6 +158,14 @@ def test_tables_fit_on_a4(page: Page, report: Path) -> None:
     assert page.eval_on_selector_all(".scroll", wide) == []
 
 
+def test_heads_hold_no_button_on_paper(page: Page, report: Path) -> None:
+    # chromium repeats a table's head on each page only where it holds no box of a form
+    opened(page, report)
+    page.emulate_media(media="print")
+    displays = "buttons => [...new Set(buttons.map(part => getComputedStyle(part).display))]"
+    assert page.eval_on_selector_all("th button", displays) == ["contents"]
+
+
 def test_the_page_prints(page: Page, report: Path) -> None:
     opened(page, report)
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
