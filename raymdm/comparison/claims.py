@@ -74,7 +74,7 @@ def _difference(
         gap_back=effects.gap(theirs.values, ours.values, higher_is_better=higher),
         higher_is_better=higher,
         finding="not tested",
-        why=tested.reason + (_on_common(ours.seeds) if partial else ""),
+        why=tested.reason,
         power=None if tested.smallest is None else _power(ours.values, theirs.values, tested.smallest),
     )
 
@@ -168,5 +168,4 @@ def _why(difference: Difference, p_holm: float, claims: int, finding: Finding) -
 
 def _on_common(seeds: Sequence[int]) -> str:
     """Not the difference of the means that the methods have over all their seeds."""
-    text = f"seed {seeds[0]}, the one" if len(seeds) == 1 else f"{len(seeds)} seeds, those"
-    return f", on {text} that both have"
+    return f", on {len(seeds)} seeds, those that both have"

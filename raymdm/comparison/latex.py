@@ -86,7 +86,7 @@ def _difference_caption(
     words = difference_unit(metric)
     tested = [row.claims for row in rows if row.p is not None]
     holm = f", and after Holm's correction for {counted(max(tested), 'claim')}" if tested else ""
-    alone = " Where seeds stand alone, only the runs with these are compared." if any(row.common for row in rows) else ""
+    alone = " Where seeds stand alone, only their runs are compared." if any(row.common for row in rows) else ""
     scored = any(row.p_crossed is not None for row in rows)
     crossed = ", and of the crossed t test over seeds and test examples" if scored else ""
     return (
