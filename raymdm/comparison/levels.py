@@ -90,8 +90,15 @@ def _level(
         sd=optional(intervals.sd_interval(own, level)),
         low=float(own.min()),
         high=float(own.max()),
-        range=optional(intervals.range_interval(own, level)),
+        range=_possible_range(intervals.range_interval(own, level), metric),
     )
+
+
+def _possible_range(found: intervals.Interval | None, metric: Metric) -> Estimate | None:
+    """No range is wider than all values that the metric can have."""
+    if found is None or found.high is None:
+        return optional(found)
+    return estimate(found._replace(high=min(found.high, metric.highest - metric.lowest)))
 
 
 def _weights(runs: Runs, task: str) -> np.ndarray | None:

@@ -122,3 +122,6 @@ def test_an_interval_stays_within_the_values_a_metric_can_have() -> None:
     bounds = [(level.mean.low, level.mean.high) for level in report.levels]
     assert bounds[0][1] == 1.0 and bounds[1][0] == 0.0
     assert bounds[0][0] is not None and bounds[0][0] < 0.8
+    assert all(
+        level.range is not None and level.range.high is not None and level.range.high <= 1 for level in report.levels
+    )
