@@ -10,7 +10,10 @@ import mlflow
 import pandas as pd
 import pytest
 
-from raymdm.comparison.report import compare
+from raymdm.comparison.analysis import analyse
+from raymdm.comparison.metrics import METRICS
+from raymdm.comparison.reading import runs_of_sweeps
+from raymdm.comparison.report import write_report
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate.folder import SweepFolder
@@ -100,7 +103,8 @@ def test_a_run_s_metrics_have_every_step_once(swept: tuple[SweepFolder, str]) ->
 
 
 def test_the_report_is_made_from_it(swept: tuple[SweepFolder, str], tmp_path: Path) -> None:
-    page = compare(swept[0].path, tmp_path).read_text()
+    runs = runs_of_sweeps([swept[0].path], baseline=None, metric=METRICS["accuracy"])
+    page = write_report(analyse(runs), runs, tmp_path, latex=False).read_text()
     assert "p_pots_mirror" in page
     table = pd.read_csv(tmp_path / "results.csv")
     assert set(table["method"]) == set(METHODS)
