@@ -38,7 +38,7 @@ def answer(report: Report, atom: Atom) -> Answer:
         return _each(report, atom, [(s.equivalence == "equivalent", _spread(s)) for s in spreads])
     found = [d for d in report.differences if d.metric == report.metric and {d.label, d.reference} == {a, b}]
     holds = {"decided": _decided, "better": _better, "dominates": _dominates}[atom.function]
-    return _each(report, atom, [(holds(d, a), _difference(d)) for d in found])
+    return _each(report, atom, [(holds(d, a), _difference(d) + _gap(d, atom)) for d in found])
 
 
 def _each(report: Report, atom: Atom, found: list[tuple[bool, str]]) -> Answer:
@@ -63,6 +63,15 @@ def _dominates(difference: Difference, first: str) -> bool:
 
 def _difference(difference: Difference) -> str:
     return f"{difference.task}: {difference.label} to {difference.reference}: {difference.finding} ({difference.why})"
+
+
+def _gap(difference: Difference, atom: Atom) -> str:
+    """For dominance: the first method's worst run to the second's best, positive where it is better."""
+    if atom.function != "dominates":
+        return ""
+    gap = difference.gap if difference.label == atom.arguments[0] else difference.gap_back
+    metric = METRICS.get(difference.metric)
+    return f", worst run to best {metric.write_signed(gap) if metric else significant(gap)}"
 
 
 def _spread(spread: Spread) -> str:

@@ -83,7 +83,7 @@ def connect(uri: str, experiment: str, artifact_root: Path, patience: float = 12
 
 @contextmanager
 def client_settings(timeout: int = 10) -> Iterator[None]:
-    """For the calls inside: MLflow gives up soon, prints no links and sends no usage data.
+    """For the calls inside: MLflow gives up soon, prints no links and no progress, and sends no usage data.
 
     `timeout` in seconds for a request. What the environment already sets is left alone.
     """
@@ -92,6 +92,7 @@ def client_settings(timeout: int = 10) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout),
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)

@@ -58,6 +58,18 @@ def test_the_reason_names_the_numbers(report: Report) -> None:
     )
 
 
+def test_dominance_is_told_with_its_gap(report: Report) -> None:
+    # mirror's worst 70, standard's best 54; the other way round 50 and 74
+    for question, gap in (("dominates(mirror, standard)", "+16.0"), ("dominates(standard, mirror)", "-24.0")):
+        _, (reason,) = answers(report, parse(question))
+        assert reason.endswith(f", worst run to best {gap}")
+
+
+def test_one_seed_dominates_nothing() -> None:
+    found, _ = answers(analyse(made({"standard": [0.5], "mirror": [0.6]})), parse("dominates(mirror, standard)"))
+    assert not found
+
+
 @pytest.mark.parametrize(
     ("question", "said"),
     [

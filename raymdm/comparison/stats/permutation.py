@@ -22,6 +22,8 @@ TIE = 1e-9
 small differences much more so."""
 ROUNDING = 1e-12
 """Differences this small, relative to the largest value, are 0."""
+SQUARES = 1e-14
+"""Sums of squares this small, relative to those of all runs, are rounding: those of a side whose runs agree."""
 
 
 class Permutation(NamedTuple):
@@ -114,11 +116,10 @@ def welch_t(values: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     A difference over no variance is ±inf, and no difference over no variance 0.
     """
-    centred = values - values.mean()
-    ours, theirs = masks.astype(np.float64), (~masks).astype(np.float64)
-    difference = ours @ centred / ours[0].sum() - theirs @ centred / theirs[0].sum()
+    ours, theirs = _groups(values, masks)
+    difference = ours.mean - theirs.mean
     difference[np.abs(difference) <= ROUNDING * np.abs(values).max()] = 0.0
-    errors = _variances(values, ours) / ours[0].sum() + _variances(values, theirs) / theirs[0].sum()
+    errors = ours.variance / ours.number + theirs.variance / theirs.number
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(difference == 0, 0.0, difference / np.sqrt(errors))
 
@@ -128,19 +129,34 @@ def log_variance_ratio(values: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     A variance over none is ±inf, and none over none 0.
     """
-    ours, theirs = _variances(values, masks.astype(np.float64)), _variances(values, (~masks).astype(np.float64))
+    ours, theirs = (group.variance for group in _groups(values, masks))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((ours == 0) & (theirs == 0), 0.0, np.log(ours) - np.log(theirs))
 
 
-def _variances(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Sample variance of the chosen values (N,) for each row of inside (P, N), 0 or 1; 0 up to rounding: (P,)."""
-    count = inside[0].sum()
-    deviations = values - (inside @ values / count)[:, None]
-    deviations *= inside
-    variances = np.einsum("ij,ij->i", deviations, deviations) / (count - 1)
-    variances[variances <= (ROUNDING * np.abs(values).max()) ** 2] = 0.0
-    return variances
+class _Group(NamedTuple):
+    """One side of every split."""
+
+    number: int
+    mean: np.ndarray
+    """(P,), of values less their mean over both sides."""
+    variance: np.ndarray
+    """Sample variance (P,), 0 up to rounding."""
+
+
+def _groups(values: np.ndarray, masks: np.ndarray) -> tuple[_Group, _Group]:
+    """Our side and theirs, from one product of masks (P, N) with the centred values (N,) and their squares."""
+    centred = values - values.mean()
+    moments = np.stack([centred, centred**2], axis=1)
+    sums, num_ours = masks.astype(np.float64) @ moments, int(masks[0].sum())
+    nothing = max(SQUARES * moments[:, 1].sum(), (ROUNDING * np.abs(values).max()) ** 2)
+
+    def group(count: int, total: np.ndarray) -> _Group:
+        mean = total[:, 0] / count
+        squares = total[:, 1] - count * mean**2
+        return _Group(count, mean, np.where(squares <= nothing, 0.0, squares) / (count - 1))
+
+    return group(num_ours, sums), group(len(values) - num_ours, moments.sum(axis=0) - sums)
 
 
 def _two_sided(
