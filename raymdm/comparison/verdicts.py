@@ -114,7 +114,7 @@ def _interval(found: Difference, metric: Metric, report: Report) -> str:
 def _reading(found: Difference) -> str:
     text: str = found.finding
     if found.finding == "better" and found.gap > 0:
-        text += f", its worst run above the best of {found.reference}"
+        text += f", its worst run better than the best of {found.reference}"
     return text
 
 

@@ -18,8 +18,8 @@ def test_a_finding_is_tied_to_its_test() -> None:
     text = said(analyse(made({"standard": STANDARD, "mirror": HIGHER})), "mirror")
     # Welch with 8 degrees of freedom: 2.306 * 0.01 = 2.3 points
     expected = (
-        "Accuracy +10.0 points (95% interval +7.7 to +12.3) against standard: better, its worst run above the best of "
-        "standard (5 against 5 seeds: p 0.0079)."
+        "Accuracy +10.0 points (95% interval +7.7 to +12.3) against standard: better, its worst run better than the "
+        "best of standard (5 against 5 seeds: p 0.0079)."
     )
     assert text.startswith(expected)
 
