@@ -54,7 +54,8 @@ def read_table(path: Path, columns: list[str]) -> Table:
     seed that is not whole or has more than 64 bits.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; name a CSV or Parquet file with the columns {', '.join(columns)}")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}; name a CSV or Parquet file with the columns {', '.join(columns)}")
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"{path}: expected a file that ends in .csv or .parquet")
     is_csv = path.suffix == ".csv"

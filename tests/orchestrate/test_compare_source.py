@@ -1,12 +1,16 @@
 """What `raymdm compare` takes for a source."""
 
+import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from raymdm.config.criteria import parse
 from raymdm.errors import UserError
-from raymdm.orchestrate.compare import Source, check, questions
+from raymdm.orchestrate.compare import Source, check, log_report, questions
+from raymdm.tracking.mlflow_connection import connect, sqlite_uri
+from raymdm.tracking.mlflow_tracker import MlflowTracker
 
 SWEEP, FILE, OUT = (Path("a"),), Path("r.csv"), Path("out")
 
@@ -58,3 +62,32 @@ def test_questions_are_parsed_before_anything_is_read() -> None:
     assert questions(["decided(a, b)"]) == [parse("decided(a, b)")]
     with pytest.raises(UserError, match=r"--assert: 'decided\(a' cannot be read"):
         questions(["decided(a"])
+
+
+def told(folder: Path, **fields: object) -> Path:
+    """A sweep's folder of which sweep.json alone is there, and a report."""
+    info = {"name": "s", "config_hash": "0", "git_commit": None, "created": "now", "status": "finished",
+            "raymdm_version": "0", "hardware": "h", "environment": {}, "wall_seconds": 1.0}  # fmt: skip
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps(info | fields))
+    for name in ("report.html", "report.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_the_report_is_logged_to_the_sweep_s_run(tmp_path: Path) -> None:
+    store = connect(sqlite_uri(tmp_path / "mlflow.db"), "e", tmp_path / "artifacts")
+    MlflowTracker(store, "s-1").close("finished")
+    folder = told(tmp_path / "s-1", mlflow_uri=store.uri, experiment="e")
+    assert log_report(folder, folder)
+    client = MlflowClient(store.uri)
+    (run,) = client.search_runs([store.experiment_id])
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "report")] == [
+        "report/report.html", "report/report.json",
+    ]  # fmt: skip
+
+
+def test_a_sweep_without_mlflow_has_no_run_to_log_to(tmp_path: Path) -> None:
+    folder = told(tmp_path / "s-1", mlflow_uri=None)
+    with pytest.raises(UserError, match="was not tracked with MLflow"):
+        log_report(folder, folder)
