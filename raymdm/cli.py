@@ -159,7 +159,7 @@ def compare(
     folder = _lasting(output) if output else source.sweeps[0]
     runs = stage.read(source, baseline, parse_metric(metric))
     held = _report(runs, stage.asked(runs, questions), margin, folder, latex, questions)
-    logged = stage.log_report(source.sweeps[0], folder) if log else True
+    logged = stage.log_report(source.sweeps[0], folder, latex=latex) if log else True
     if not (held and logged):
         raise typer.Exit(1)
 

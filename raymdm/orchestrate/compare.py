@@ -21,7 +21,7 @@ from raymdm.tracking.mlflow_connection import without_password
 from raymdm.tracking.mlflow_reader import read_experiment
 from raymdm.tracking.mlflow_report import log_to_sweep
 
-REPORT_FILES = ("report.html", "report.md", "report.json", "report.tex", "results.csv")
+REPORT_FILES = ("report.html", "report.md", "report.json", "results.csv")
 
 
 class Source(NamedTuple):
@@ -107,12 +107,13 @@ def asked(runs: Runs, asserted: Sequence[Criterion]) -> Asked:
     return [atom.methods for atom in atoms if len(atom.methods) == 2]
 
 
-def log_report(sweep: Path, folder: Path, uri: str | None = None) -> bool:
+def log_report(sweep: Path, folder: Path, uri: str | None = None, *, latex: bool = False) -> bool:
     """Log the report in `folder` to the sweep's MLflow run, and say whether that worked; `uri` where sweep.json lacks
     its password. Raises UserError where the sweep was not tracked."""
     info = read_model(sweep / "sweep.json", SweepInfo)
     store = uri or info.mlflow_uri
     if store is None:
         raise UserError(f"{sweep}: this sweep was not tracked with MLflow, so there is no run to log the report to")
-    files = [path for name in REPORT_FILES if (path := folder / name).exists()]
+    # a report.tex of an earlier comparison may lie there: it belongs to this one only if it was asked for
+    files = [folder / name for name in (*REPORT_FILES, *(["report.tex"] if latex else []))]
     return log_to_sweep(store, info.experiment, sweep.resolve().name, files, folder / "figures")

@@ -70,7 +70,7 @@ def told(folder: Path, **fields: object) -> Path:
             "raymdm_version": "0", "hardware": "h", "environment": {}, "wall_seconds": 1.0}  # fmt: skip
     folder.mkdir()
     (folder / "sweep.json").write_text(json.dumps(info | fields))
-    for name in ("report.html", "report.json"):
+    for name in ("report.html", "report.md", "report.json", "results.csv", "report.tex"):
         (folder / name).write_text(name)
     return folder
 
@@ -79,12 +79,16 @@ def test_the_report_is_logged_to_the_sweep_s_run(tmp_path: Path) -> None:
     store = connect(sqlite_uri(tmp_path / "mlflow.db"), "e", tmp_path / "artifacts")
     MlflowTracker(store, "s-1").close("finished")
     folder = told(tmp_path / "s-1", mlflow_uri=store.uri, experiment="e")
-    assert log_report(folder, folder)
     client = MlflowClient(store.uri)
     (run,) = client.search_runs([store.experiment_id])
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "report")] == [
-        "report/report.html", "report/report.json",
-    ]  # fmt: skip
+
+    def logged() -> set[str]:
+        return {item.path.removeprefix("report/") for item in client.list_artifacts(run.info.run_id, "report")}
+
+    assert log_report(folder, folder)
+    assert logged() == {"report.html", "report.md", "report.json", "results.csv"}
+    assert log_report(folder, folder, latex=True)
+    assert "report.tex" in logged()
 
 
 def test_a_sweep_without_mlflow_has_no_run_to_log_to(tmp_path: Path) -> None:
