@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-LEAVES = {"raymdm", "raymdm.errors", "raymdm.keys"}
-"""Modules that every other may import: the version, the exception, the random numbers."""
+LEAVES = {"raymdm", "raymdm.errors", "raymdm.keys", "raymdm.storage"}
+"""Modules that every other may import: the version, the exception, the random numbers, where files lie."""
 
-SCHEMA = {"raymdm.config.schema", "raymdm.config.methods", "raymdm.config.criteria"}
+SCHEMA = {"raymdm.config.schema", "raymdm.config.methods", "raymdm.config.training", "raymdm.config.criteria"}
 """The recipe's types, which every package may import."""
 
 SIBLINGS: dict[str, set[str]] = {
     "errors": set(),
     "keys": set(),
+    "storage": set(),
     "config": set(),
     "data": set(),
     "models": set(),

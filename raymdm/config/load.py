@@ -23,16 +23,22 @@ UNHASHED = frozenset(
         "name",
         "description",
         "output",
+        "storage_path",
         "tracking",
         # What is asked of a model beside its training.
         "diagnose",
         # How often to try again: a restart goes on from a checkpoint with the same noise.
         "train.max_failures",
         "sweep.max_failures",
+        "sweep.on_failure",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
         # Where and how many at once: the draws are keyed by row, not by the process that makes them. (The number of
         # workers and the batch sizes change the order in which floats are added, and a GPU computes in bf16: they are
         # hashed.)
         "sweep.max_concurrent",
+        "sweep.reuse_processes",
+        "train.placement_strategy",
         "train.cpus_per_worker",
         "calibrate.num_actors",
         "calibrate.cpus_per_actor",

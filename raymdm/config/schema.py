@@ -4,7 +4,6 @@
 """
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -25,8 +24,18 @@ from pydantic import (
 from raymdm.config.inputs import DataConfig, ModelConfig, Section, Seed, TokenizerConfig, unique
 from raymdm.config.methods import METHODS, MethodSpec
 from raymdm.config.seeds import PAPERS_SEEDS, AdaptiveSeeds, Seeds
+from raymdm.config.training import TrainConfig
 
-__all__ = ["METHODS", "AdaptiveSeeds", "DataConfig", "MethodSpec", "ModelConfig", "Recipe", "TokenizerConfig"]
+__all__ = [
+    "METHODS",
+    "AdaptiveSeeds",
+    "DataConfig",
+    "MethodSpec",
+    "ModelConfig",
+    "Recipe",
+    "TokenizerConfig",
+    "TrainConfig",
+]
 
 
 _COMPOSED: ContextVar[frozenset[str]] = ContextVar("names in the `methods` section of the recipe being read")
@@ -60,67 +69,6 @@ def _own_names(methods: dict[str, MethodSpec]) -> dict[str, MethodSpec]:
 
 
 MethodName = Annotated[str, AfterValidator(_known_method)]
-
-
-class TrainConfig(Section):
-    num_workers: PositiveInt = 1
-    """DDP workers of one run."""
-    cpus_per_worker: PositiveFloat = 0.98
-    """CPUs a worker reserves; just under one leaves room for the process that drives it."""
-    gpus_per_worker: float = Field(default=0, ge=0)
-    """GPUs a worker reserves; 0 trains on CPU. Workers of one run cannot share a GPU."""
-    lr: PositiveFloat = 5e-5
-    """Peak learning rate of AdamW."""
-    weight_decay: float = Field(default=0.01, ge=0)
-    schedule: Literal["linear", "constant"] = "linear"
-    """Decay to 0 over the run, or none (paper: linear)."""
-    warmup_steps: NonNegativeInt = 0
-    """Optimiser steps of linear warm-up (paper: 0)."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this global norm."""
-    epochs: PositiveFloat = 5.0
-    """Passes over the training rows (paper: 5); `max_steps` overrules."""
-    max_steps: PositiveInt | None = None
-    """Optimiser steps; null: from `epochs`."""
-    budget: Literal["steps", "rows"] = "steps"
-    """What all methods get the same number of: optimiser steps, or model rows, which is compute. With `rows` a method
-    of two views takes half of the steps, also of warm-up and between evaluations and refits."""
-    global_batch_size: PositiveInt = 32
-    """Sequences an optimiser step, over all workers (paper: 32)."""
-    micro_batch_size: PositiveInt | None = None
-    """Sequences a worker's forward pass; null: its whole share. Gradients do not depend on it."""
-    eval_every: PositiveInt | None = None
-    """Steps between evaluations and checkpoints; null: once an epoch."""
-    validation_draws: PositiveInt = 2
-    """Fixed (t, mask) draws a validation sequence."""
-    max_validation_examples: PositiveInt | None = None
-    """Use only the first rows of the validation split; null uses all."""
-    patience: PositiveInt | None = 3
-    """Evaluations without a better validation NLL before a run stops (paper: 3); null never stops."""
-    refit_every: PositiveInt | None = None
-    """Steps between refits of a calibrated density to the current weights, each measured as `calibrate` says on the
-    run's own workers; null: never. Methods without a calibrated density have nothing to refit."""
-    log_every: PositiveInt = 10
-    """Steps a line of logged metrics covers."""
-    max_failures: NonNegativeInt = 2
-    """Restarts of a run's workers after a crash, each from the last checkpoint."""
-
-    def share(self, views: int, rows: int) -> "TrainConfig":
-        """The settings of a method of so many views a sequence on so many training rows, with steps in figures."""
-        divisor, batch = views if self.budget == "rows" else 1, self.global_batch_size
-        changes = {
-            "max_steps": max(1, (self.max_steps or math.ceil(self.epochs * rows / batch)) // divisor),
-            "eval_every": max(1, (self.eval_every or math.ceil(rows / batch)) // divisor),
-            "warmup_steps": self.warmup_steps // divisor,
-            "refit_every": self.refit_every and max(1, self.refit_every // divisor),
-        }
-        return self.model_copy(update=changes)
-
-    @model_validator(mode="after")
-    def _gpus_unshared(self) -> "TrainConfig":
-        if self.num_workers > 1 and self.gpus_per_worker % 1:
-            raise ValueError("`gpus_per_worker` must be whole with several workers: they cannot share a GPU (NCCL)")
-        return self
 
 
 class CalibrateConfig(Section):
@@ -231,6 +179,11 @@ class SweepConfig(Section):
     """The method that the others are compared to."""
     max_failures: NonNegativeInt = 1
     """Restarts of a run whose driver process was lost."""
+    on_failure: Literal["continue", "fail_fast"] = "continue"
+    """What a failed run does to the others: nothing, or they are stopped, to go on with `--resume`."""
+    reuse_processes: bool = True
+    """Train runs of one worker in the process that drives them, which then takes the next run: imports are paid once
+    for each run at once. false: each run gets Ray Train workers of its own, as runs of several workers always do."""
 
     @property
     def first_seeds(self) -> list[int]:
@@ -284,7 +237,10 @@ class Recipe(Section):
     description: str = ""
     """One line for `raymdm recipes`."""
     output: str = "runs"
-    """Folder for results and caches; shared by all nodes on a cluster."""
+    """Folder for results and caches; without `storage_path`, shared by all nodes of a cluster."""
+    storage_path: str | None = None
+    """Storage that all nodes reach where they share no `output`: a folder or a URI such as s3://bucket/folder. Runs
+    keep their checkpoints and models there, and fetch data and models from there once a node."""
     data: DataConfig
     model: ModelConfig
     methods: Annotated[dict[str, Annotated[MethodSpec, BeforeValidator(_composed)]], AfterValidator(_own_names)] = (
@@ -331,9 +287,9 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> "Recipe":
-        if self.train.global_batch_size < self.train.num_workers:
+        if self.train.global_batch_size < self.train.workers[1]:
             raise ValueError(
                 f"train.global_batch_size ({self.train.global_batch_size}) must be at least train.num_workers "
-                f"({self.train.num_workers}): every worker needs a sequence in each step"
+                f"({self.train.workers[1]}): every worker needs a sequence in each step"
             )
         return self

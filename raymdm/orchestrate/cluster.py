@@ -132,7 +132,7 @@ def needs(recipe: Recipe) -> dict[str, Need]:
     """What each stage asks for, by the field that says how many."""
     train, evaluate, calibrate, diagnose = recipe.train, recipe.evaluate, recipe.calibrate, recipe.diagnose
     return {
-        "train.num_workers": Need(train.num_workers, train.cpus_per_worker, train.gpus_per_worker, DRIVER_CPUS),
+        "train.num_workers": Need(train.workers[0], train.cpus_per_worker, train.gpus_per_worker, DRIVER_CPUS),
         "evaluate.num_actors": Need(evaluate.num_actors, evaluate.cpus_per_actor, evaluate.gpus_per_actor, DRIVER_CPUS),
         "calibrate.num_actors": Need(calibrate.num_actors, calibrate.cpus_per_actor, calibrate.gpus_per_actor),
         "diagnose.num_actors": Need(diagnose.num_actors, diagnose.cpus_per_actor, diagnose.gpus_per_actor),
