@@ -54,7 +54,8 @@ def describe(error: ErrorDetails) -> str:
 
 def _without_tags(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """The path as a recipe's writer knows it: pydantic adds which of the two forms of `sweep.seeds` it took."""
-    return loc[:2] + loc[3:] if loc[:2] == ("sweep", "seeds") and loc[2:3] in (("fixed",), ("adaptive",)) else loc
+    tagged = loc[:2] in (("sweep", "seeds"), ("train", "num_workers"))
+    return loc[:2] + loc[3:] if tagged and loc[2:3] in (("fixed",), ("adaptive",), ("elastic",)) else loc
 
 
 def show(value: Any) -> str:

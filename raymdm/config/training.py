@@ -1,9 +1,10 @@
 """How a run trains: the `train` section of a recipe. Sources of defaults as in schema.py."""
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from raymdm.config.inputs import Section
 
@@ -21,8 +22,17 @@ class WorkerRange(Section):
         return self
 
 
+def _kind(value: Any) -> str:
+    return "elastic" if isinstance(value, Mapping | WorkerRange) else "fixed"
+
+
+NumWorkers = Annotated[
+    Annotated[PositiveInt, Tag("fixed")] | Annotated[WorkerRange, Tag("elastic")], Discriminator(_kind)
+]
+
+
 class TrainConfig(Section):
-    num_workers: PositiveInt | WorkerRange = 1
+    num_workers: NumWorkers = 1
     """DDP workers of one run. `{min, max}`: as many as the cluster holds; a run that loses some goes on with fewer,
     with the same global batch and the same noise."""
     cpus_per_worker: PositiveFloat = 0.98
