@@ -32,7 +32,7 @@ def main() -> None:
         "before the runs: connecting to Ray": stages["connect"],
         "before the runs: tracking": stages["tracking"],
         "before the runs: data": stages["data"],
-        "before the runs: calibration": stages["calibrate"],
+        "before the runs: calibration": stages.get("calibrate", 0.0),
         "the rest": wall - sum(stages.values()),
     }
     for name, seconds in rows.items():
@@ -40,6 +40,8 @@ def main() -> None:
     table.add_row("wall time", f"{wall:.1f}", "100%")
     Console().print(table)
     Console().print(f"wall time / (training + scoring seconds / slots) = {wall / (train + score):.2f}")
+    Console().print(f"efficiency: runs' seconds / (slots x wall time) = {trials / wall:.2f}")
+    Console().print(f"useful: training and scoring seconds / (slots x wall time) = {(train + score) / wall:.2f}")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from rich.table import Table
 from raymdm.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from raymdm.comparison.runs import Runs
     from raymdm.comparison.samples import Asked
     from raymdm.config.criteria import Criterion
     from raymdm.config.schema import Recipe
+    from raymdm.orchestrate.folder import SweepFolder
 
 # heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
 # in a recipe answer at once
@@ -28,7 +29,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; `raymdm recipes` lists them.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the latest unfinished one.")]
+SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the latest unfinished one, or add methods and seeds to it.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Dotted overrides, such as train.lr=1e-4.")
 ]
@@ -164,32 +168,83 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def status(
+    sweep: SweepPath,
+    all_runs: Annotated[bool, typer.Option("--all", help="Show finished runs of a large sweep too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how far a sweep is, what failed and why, and how long it will take."""
+    from raymdm.orchestrate.status import render
+    from raymdm.orchestrate.status import status as read_status
+
+    found = read_status(sweep)
+    if as_json:
+        _say(found.model_dump_json(indent=1))
+    else:
+        console.print(render(found, every=all_runs))
+
+
+@app.command()
+def retry(
+    sweep: SweepPath,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN | FIELD=VALUE]...", help="Such as mirror-s42.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All runs that failed.")] = False,
+) -> None:
+    """Run failed runs of a sweep again, then compare; earlier errors are kept."""
+    from raymdm.orchestrate.retry import retry as retry_runs
+
+    given = runs or []
+    names, overrides = [run for run in given if "=" not in run], [run for run in given if "=" in run]
+    if failed == bool(names):
+        raise UserError("retry: name runs, such as mirror-s42, or give --failed for all that failed")
+    _compare_after(lambda: retry_runs(sweep, names, overrides, console), None)
+
+
+@app.command()
+def sync(sweep: SweepPath, overrides: Overrides = None) -> None:
+    """Bring MLflow up to date with a sweep's folder: after an outage, or when the sweep's process was killed."""
+    from raymdm.orchestrate.sync import sync as sync_sweep
+
+    _say(sync_sweep(sweep, overrides or []))
+
+
 def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, overrides: list[str]) -> None:
     """Run, compare and print; exit status 130 when interrupted, 1 when runs failed."""
+    from raymdm.orchestrate.sweep import sweep as run_sweep
+
+    again = shlex.join(["raymdm", verb, str(path), *overrides, "--resume"])
+    _compare_after(lambda: run_sweep(recipe, resume, console), again, recipe.tracking.uri)
+
+
+def _compare_after(run: "Callable[[], SweepFolder]", again: str | None, uri: str | None = None) -> None:
+    """Run a sweep, or part of one, and compare. again: the command that goes on with it; uri: with its password."""
     from raymdm.comparison.metrics import METRICS
     from raymdm.comparison.stats.spread import MARGIN
     from raymdm.orchestrate import compare as stage
-    from raymdm.orchestrate.sweep import sweep as run_sweep
     from raymdm.tracking.mlflow_connection import mlflow_command
 
-    again = shlex.join(["raymdm", verb, str(path), *overrides, "--resume"])
     try:
-        folder = run_sweep(recipe, resume, console)
+        folder = run()
     except KeyboardInterrupt:
         _say("interrupted before anything was trained")
         raise typer.Exit(130) from None
     state = folder.state()
+    again = again or shlex.join(["raymdm", "sweep", str(folder.path / "recipe.yaml"), "--resume"])
     if state["status"] == "interrupted":
         _say(f"interrupted; go on with: {again}")
         raise typer.Exit(130)
     if state["status"] == "failed":
-        _say(f"some runs failed: {folder.path}/trials/*/result.json say why; try them again with: {again}")
+        _say(f"some runs failed: `raymdm status {folder.path}` says why; try them again with:")
+        _say(f"raymdm retry {folder.path} --failed")
         if not any(folder.path.glob("trials/*/scores.parquet")):
             raise typer.Exit(1)
     runs = stage.read(stage.Source((folder.path,)), None, METRICS["accuracy"])
     _report(runs, stage.asked(runs, []), MARGIN, folder.path, False, [])
     if state["mlflow_uri"]:
-        stage.log_report(folder.path, folder.path, recipe.tracking.uri)
+        stage.log_report(folder.path, folder.path, uri)
         _say(f"MLflow: {state['mlflow_uri']}; open it with: {mlflow_command(state['mlflow_uri'])}")
     if state["status"] == "failed":
         raise typer.Exit(1)

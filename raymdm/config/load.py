@@ -118,6 +118,27 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     ]
 
 
+def conflicts(old: Recipe, new: Recipe) -> list[str]:
+    """What keeps a sweep of `old` from going on as one of `new`, as `differences` says it.
+
+    A fixed grid may gain methods and seeds, and be compared to another baseline: its runs stay what they are.
+    """
+    free = {"method", "seed"}
+    if isinstance(old.sweep.seeds, list) and isinstance(new.sweep.seeds, list):
+        free.add("sweep.baseline")
+        if {*old.sweep.methods} <= {*new.sweep.methods}:
+            free.add("sweep.methods")
+        if {*old.sweep.seeds} <= {*new.sweep.seeds}:
+            free.add("sweep.seeds")
+    used = {*old.sweep.methods} & {*old.methods}
+    return [
+        line
+        for line in differences(old, new)
+        if (field := line.partition(":")[0]) not in free
+        and not (field.startswith("methods.") and field.split(".")[1] not in used)
+    ]
+
+
 def find_recipes(folder: Path) -> list[tuple[Path, str, str]]:
     """Path, name and description of each recipe in a folder, sorted by file name.
 

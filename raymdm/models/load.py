@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
@@ -60,9 +60,12 @@ def load_model(
     return loaded
 
 
-def save_model(model: "PreTrainedModel", folder: Path) -> None:
-    """Write `model.safetensors` and `config.json`; `load_model(..., weights=folder)` gives the very same logits."""
-    model.save_pretrained(folder, max_shard_size="100TB")  # one file, whatever its size
+def save_model(model: "PreTrainedModel", folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write `model.safetensors` and `config.json`; `load_model(..., weights=folder)` gives the very same logits.
+
+    weights: a copy of the model's state dict to write in its place; it is emptied.
+    """
+    model.save_pretrained(folder, state_dict=weights, max_shard_size="100TB")  # one file, whatever its size
 
 
 @contextmanager

@@ -8,32 +8,80 @@ from pathlib import Path
 from raymdm.config.schema import Recipe
 from raymdm.data.prepare import check_source
 from raymdm.orchestrate import cluster
+from raymdm.orchestrate.cluster import Capacity, Need
 from raymdm.orchestrate.folder import writable
+from raymdm.orchestrate.plan import Plan, plan
 
 
 def check(recipe: Recipe) -> Iterator[str]:
     """Lines that say what was checked; raises UserError at the first part that can't work."""
     with cluster.connected() if "RAY_ADDRESS" in os.environ else nullcontext():
         have = cluster.capacity()
-        at_once = cluster.slots(recipe, have)
-    yield (
-        f"resources: {_runs(recipe)}, {at_once} at once, workers a run: {recipe.train.num_workers}, each with "
-        f"{recipe.train.cpus_per_worker:g} CPUs and {recipe.train.gpus_per_worker:g} GPUs; {have.source} holds "
-        f"{have.cpus:g} CPUs and {have.gpus:g} GPUs"
-    )
+    made = plan(recipe, have)
+    yield from planned(recipe, made, have)
     for model in (recipe.model, *([recipe.arm_model] if recipe.arm_model else [])):
         check_source(recipe.data, model)
         yield f"data and tokenizer: task {recipe.data.task}, {recipe.data.path or 'generated'}, {model.tokenizer.kind}"
-    for warning in recipe.warnings:
+    for warning in (*recipe.warnings, *made.warnings):
         yield f"warning: {warning}"
     writable(Path(recipe.output))
     yield f"output: {Path(recipe.output).absolute()}"
 
 
-def _runs(recipe: Recipe) -> str:
-    sweep = recipe.sweep
-    first = len(sweep.methods) * len(sweep.first_seeds)
-    if isinstance(sweep.seeds, list):
-        return f"{first} runs"
-    most = first + len(sweep.players) * (sweep.seeds.max - sweep.seeds.initial)
-    return f"{first} to {most} runs (until {sweep.seeds.stop_when})"
+def planned(recipe: Recipe, made: Plan, have: Capacity) -> Iterator[str]:
+    """What the sweep will do with the nodes, in lines."""
+    yield f"resources: {_runs(recipe, made)}, {made.at_once} at once; {have.source} holds {cluster.described(have)}"
+    yield "methods, in the order they start:"
+    for method in made.methods:
+        known = f"{method.steps} steps, {method.model_rows} model rows" if method.steps else "steps from train.epochs"
+        yield f"  {method.name}: {known}, relative cost {method.relative_cost:.3g}"
+    yield f"a run: {_bundle(made)}"
+    if made.calibrate:
+        yield f"calibration, before the runs: {_processes(made.calibrate)}"
+    yield f"at once: {_runs_at_once(made)}"
+    cpus, gpus = (max(0.0, round(number, 6)) for number in made.idle)
+    yield f"idle while they train: {cpus:g} of {have.cpus:g} CPUs, {gpus:g} of {have.gpus:g} GPUs"
+    if made.added:
+        types = {kind.name: kind for kind in have.types}
+        new = (f"{n} x {name} ({_size(types[name].cpus, types[name].gpus)})" for name, n in made.added.items())
+        yield f"the autoscaler must bring up: {', '.join(new)}; {len(have.alive or ())} of the cluster's nodes are up"
+
+
+def _runs(recipe: Recipe, made: Plan) -> str:
+    fewest, most = made.runs
+    if isinstance(recipe.sweep.seeds, list):
+        return f"{most} runs"
+    return f"{fewest} to {most} runs (until {recipe.sweep.seeds.stop_when})"
+
+
+def _bundle(made: Plan) -> str:
+    """The processes of one run and what they reserve."""
+    train, (fewest, most) = made.train, made.workers
+    if made.one_process:
+        driving = cluster.DRIVER_CPUS
+        return f"one process of {_size(train.cpus, train.gpus)} that trains and scores ({driving:g} CPUs to drive it)"
+    each = _size(train.cpus, train.gpus)
+    range_ = f"{fewest} to {most} workers" if fewest < most else f"{most} worker{'s' * (most > 1)}"
+    return (
+        f"a driver of {train.driver:g} CPUs, {range_} of {each}{' each' * (most > 1)} ({train.strategy}); then, for "
+        f"scoring, {_processes(made.score)}"
+    )
+
+
+def _runs_at_once(made: Plan) -> str:
+    shared = f"; {made.runs_a_gpu} runs share a GPU" if made.runs_a_gpu > 1 else ""
+    text = f"{made.at_once} training ({made.limit}){shared}"
+    if made.one_process:
+        return text
+    if made.scored_beside:
+        return f"{text}; {made.scored_beside} more can be scored beside them"
+    return f"{text}; a run is scored before the next one takes its place"
+
+
+def _processes(need: Need) -> str:
+    many = need.processes > 1
+    return f"{need.processes} process{'es' * many} of {_size(need.cpus, need.gpus)}{' each' * many}"
+
+
+def _size(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPUs and {gpus:g} GPUs"

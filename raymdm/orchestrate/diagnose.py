@@ -23,9 +23,10 @@ from raymdm.diffusion.samplers import Density
 from raymdm.diffusion.study import Strata, Study
 from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
+from raymdm.orchestrate.begin import hardware
 from raymdm.orchestrate.calibrate import calibrate, calibrations, chosen_rows
 from raymdm.orchestrate.diagnosis import bias, fitted_densities, loss_curves, variances
-from raymdm.orchestrate.folder import git_commit, hardware, localised, writable, write_json
+from raymdm.orchestrate.folder import git_commit, localised, writable, write_json
 from raymdm.orchestrate.probe import Gradient, Measured, Probe, Resources, probe
 from raymdm.orchestrate.stages import trained_family
 from raymdm.orchestrate.studies import Design, Row, Target, searched_interval

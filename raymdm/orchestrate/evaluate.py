@@ -1,5 +1,8 @@
 """Scoring a trained model on the test split with Ray Data."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -7,13 +10,14 @@ import pandas as pd
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
 from raymdm.orchestrate.pool import run_blocks
+from raymdm.storage import Storage, fetched
 
 
 class Scorer:
     """Holds the model and turns a block of test rows into generated and scored ones."""
 
     def __init__(self, recipe: str, method: str, model: str, data: str) -> None:
-        """recipe: as JSON; model, data: folders."""
+        """recipe: as JSON; model, data: folders on storage."""
         import torch
 
         from raymdm.evaluation.generate import generate_and_score
@@ -21,13 +25,15 @@ class Scorer:
 
         settings = Recipe.model_validate_json(recipe)
         self._settings, self._family, self._score = settings.evaluate, settings.spec(method).family, generate_and_score
-        self._task = loading.meta(Path(data))["task"]
+        folder = fetched(data)
+        self._task = loading.meta(folder)["task"]
         torch.set_num_threads(max(1, int(self._settings.cpus_per_actor)))
-        self._tokenizer = loading.tokenizer(Path(data))
+        self._tokenizer = loading.tokenizer(folder)
         device = torch.device("cuda" if self._settings.gpus_per_actor else "cpu")
-        loaded = load_model(settings.model_for(method), self._tokenizer, self._family, Path(model))
+        with _at_hand(model) as weights:
+            loaded = load_model(settings.model_for(method), self._tokenizer, self._family, weights)
         self._model = loaded.to(device).eval()
-        self._split = loading.load_split(Path(data), "test")
+        self._split = loading.load_split(folder, "test")
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         """rows: column row, of the test split."""
@@ -38,20 +44,33 @@ class Scorer:
         return pd.DataFrame(scored)
 
 
-def evaluate(recipe: Recipe, method: str, model: Path, data: Path, output: Path) -> float:
-    """Generate answers for the test split, write one scored row an example to `output`, return the mean score.
+@contextmanager
+def _at_hand(model: str) -> Iterator[Path]:
+    """A model's folder on this machine while it is loaded; every run has another, so no copy is kept."""
+    storage = Storage(model)
+    if storage.local:
+        yield storage.path
+        return
+    with tempfile.TemporaryDirectory(prefix="raymdm-") as scratch:
+        storage.get("", Path(scratch) / "model")
+        yield Path(scratch) / "model"
 
-    The rows come in the split's order, whatever the number of actors.
+
+def evaluate(recipe: Recipe, method: str, model: str, data: str, here: bool = False) -> pd.DataFrame:
+    """Generate answers for the test split: one scored row an example, in the split's order.
+
+    model, data: folders on storage. With `here` this process does it, else Ray Data's tasks or actors; the rows are
+    the same, whatever their number.
     """
     settings = recipe.evaluate
-    size = len(loading.load_split(data, "test", settings.max_examples).input_ids)
+    size = len(loading.load_split(fetched(data), "test", settings.max_examples).input_ids)
     rows = pd.DataFrame({"row": range(size)})
     blocks = [rows.iloc[start : start + settings.batch_size] for start in range(0, size, settings.batch_size)]
-    where = {"recipe": recipe.model_dump_json(), "method": method, "model": str(model), "data": str(data)}
-    scored = run_blocks(blocks, Scorer, where, settings.num_actors, settings.cpus_per_actor, settings.gpus_per_actor)
-    scores = scored.sort_values("example_id", kind="stable", ignore_index=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    scores.to_parquet(partial, index=False)
-    partial.rename(output)
-    return float(scores["score"].mean())
+    where = {"recipe": recipe.model_dump_json(), "method": method, "model": model, "data": data}
+    if here:
+        scored = pd.concat(map(Scorer(**where), blocks))
+    else:
+        scored = run_blocks(
+            blocks, Scorer, where, settings.num_actors, settings.cpus_per_actor, settings.gpus_per_actor
+        )
+    return scored.sort_values("example_id", kind="stable", ignore_index=True)

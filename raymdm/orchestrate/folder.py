@@ -1,25 +1,25 @@
-"""The sweep folder: where each stage leaves its files, and what happened so far."""
+"""The sweep folder: where each stage leaves its files, and what happened so far.
+
+It lies on the machine of the sweep's driver. Runs work on the sweep's storage, which is the same folder unless the
+recipe names a `storage_path`: then what the driver must know travels from one to the other.
+"""
 
 import json
 import os
-import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+import yaml
 
-from raymdm import __version__
-from raymdm.config.load import config_hash, differences, dump_recipe, load_recipe
+from raymdm.config.load import config_hash, dump_recipe, load_recipe
 from raymdm.config.schema import ModelConfig, Recipe
 from raymdm.errors import UserError
+from raymdm.storage import Storage
 
-PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "scipy", "mlflow")
+RESULTS = ("result.json", "summary.json", "records.json", "scores.parquet")
+"""Files of a run that the driver reads; its model stays on the storage."""
 
 
 def trial_name(method: str, seed: int) -> str:
@@ -27,11 +27,23 @@ def trial_name(method: str, seed: int) -> str:
     return f"{method}-s{seed}"
 
 
+def read_recipe(storage: Storage) -> Recipe:
+    """The recipe of the sweep that `storage` belongs to."""
+    return Recipe.model_validate(yaml.safe_load(storage.read("recipe.yaml")))
+
+
 @dataclass(frozen=True)
 class SweepFolder:
     """Paths and state of one sweep."""
 
     path: Path
+    mirror: Storage | None = field(default=None, compare=False)
+    """The sweep's storage, where that is not the folder itself."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where runs read and write."""
+        return self.mirror or Storage(str(self.path))
 
     @property
     def calibrations(self) -> Path:
@@ -50,112 +62,64 @@ class SweepFolder:
 
     def update(self, **fields: Any) -> None:
         """Set fields of sweep.json, in one step."""
-        write_json(self.path / "sweep.json", self.state() | fields)
+        self.write("sweep.json", json.dumps(self.state() | fields, indent=1))
 
     def add_seconds(self, **stages: float) -> None:
         """Add seconds to stages of sweep.json; a resumed sweep goes on adding."""
         before = self.state()["stage_seconds"]
         self.update(stage_seconds=before | {name: before.get(name, 0.0) + s for name, s in stages.items()})
 
+    def store_recipe(self, recipe: Recipe) -> None:
+        """Write recipe.yaml, and its hash into sweep.json."""
+        self.write("recipe.yaml", dump_recipe(recipe))
+        self.update(config_hash=config_hash(recipe))
+
+    def write(self, name: str, content: str) -> None:
+        """Write a file in one step, here and where the nodes see it."""
+        Storage(str(self.path)).write(name, content.encode())
+        if self.mirror:
+            self.mirror.write(name, content.encode())
+
+    def push(self, name: str) -> None:
+        """Let the nodes see a file or folder that was made here."""
+        if self.mirror:
+            self.mirror.put(self.path / name, name)
+
+    def pull(self, method: str, seed: int) -> None:
+        """Fetch what a run left."""
+        if not self.mirror:
+            return
+        theirs, target = self.mirror.child(f"trials/{trial_name(method, seed)}"), self.trial(method, seed)
+        for name in set(theirs.names()) & set(RESULTS):
+            theirs.get(name, target / name)
+
 
 def localised(recipe: Recipe) -> Recipe:
-    """The recipe with its output and local model folders as absolute paths: Ray's workers run in other directories.
+    """The recipe with its output, its storage and local model folders as absolute paths: Ray's workers run in other
+    directories.
 
-    Raises UserError when the output cannot be written.
+    Raises UserError when the output cannot be written, or other nodes could not see a model.
     """
     writable(Path(recipe.output))
+    shared = recipe.storage_path
+    remote = shared is not None and "://" in shared
 
     def local(model: ModelConfig | None) -> ModelConfig | None:
         if model is None or model.path is None or not Path(model.path).is_dir():
-            return model  # a name on a hub
+            return model  # a name on a hub, or on storage
+        if remote:
+            raise UserError(
+                f"model.path: {model.path} is a folder of this machine, which other nodes do not see: copy it to "
+                f"{shared} and name it by its address there"
+            )
         return model.model_copy(update={"path": str(Path(model.path).absolute())})
 
-    changes = {"output": str(Path(recipe.output).absolute()), "model": local(recipe.model)}
-    return recipe.model_copy(update=changes | {"arm_model": local(recipe.arm_model)})
-
-
-def create(recipe: Recipe) -> SweepFolder:
-    """A new folder `<output>/<name>-<time>` with recipe.yaml and sweep.json.
-
-    Raises UserError when it cannot be written.
-    """
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(recipe.output).absolute() / f"{recipe.name}-{stamp}"
-    try:
-        path.mkdir(parents=True)
-        (path / "recipe.yaml").write_text(dump_recipe(recipe))
-    except OSError as error:
-        raise UserError(
-            f"output: cannot write to {path} ({error.strerror}): choose another folder with output=DIR"
-        ) from None
-    state: dict[str, Any] = {
-        "name": recipe.name,
-        "config_hash": config_hash(recipe),
-        "git_commit": git_commit(),
-        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "status": "running",
-        "raymdm_version": __version__,
-        "hardware": hardware(),
-        "environment": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "wall_seconds": 0.0,
-        "stage_seconds": {},
-        "mlflow_uri": None,
-        "experiment": recipe.tracking.experiment or recipe.name,
-        "slots": None,
-        "rounds": [],
-        "stopped": None,
+    changes = {
+        "output": str(Path(recipe.output).absolute()),
+        "storage_path": shared if shared is None or remote else str(Path(shared).absolute()),
+        "model": local(recipe.model),
     }
-    write_json(path / "sweep.json", state)
-    return SweepFolder(path)
-
-
-def hardware() -> str:
-    """The machine, for reports."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-
-
-def latest_unfinished(recipe: Recipe) -> SweepFolder:
-    """The newest sweep of this recipe that has not finished, its stored recipe brought up to date.
-
-    Sweeps of the same name that ran another recipe are passed over. Raises UserError when there is none; when only such
-    sweeps are left, it shows what differs in the newest, or that another version of raymdm began it.
-    """
-    paths = sorted(Path(recipe.output).absolute().glob(f"{recipe.name}-[0-9]*-[0-9]*/sweep.json"), reverse=True)
-    folders = [SweepFolder(path.parent) for path in paths]
-    unfinished = [f for f in folders if f.state()["name"] == recipe.name and f.state()["status"] != "finished"]
-    for folder in unfinished:
-        if folder.state()["config_hash"] == config_hash(recipe):
-            # workers and scheduling may have changed, which changes no result
-            (folder.path / "recipe.yaml").write_text(dump_recipe(recipe))
-            return folder
-    if not unfinished:
-        raise UserError(f"no unfinished sweep {recipe.name!r} in {recipe.output}: start one without --resume")
-    newest = unfinished[0]
-    changed = "\n".join(f"  {line}" for line in differences(newest.recipe(), recipe))
-    if not changed:
-        raise UserError(
-            f"{newest.path} has this recipe, but was begun by another version of raymdm "
-            f"({newest.state()['raymdm_version']}; this is {__version__}), in which it may mean something else: start "
-            "a new sweep without --resume"
-        )
-    raise UserError(
-        f"{newest.path} was started with another recipe, so its runs cannot go on with this one:\n{changed}\n"
-        "Undo the changes to resume, or start a new sweep without --resume"
-    )
-
-
-@contextmanager
-def owned(folder: SweepFolder) -> Iterator[None]:
-    """Hold the sweep's lock. Raises UserError while another process runs this sweep."""
-    lock = FileLock(folder.path / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder.path} is being run by another process: wait for it, or stop it first") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return recipe.model_copy(update=changes | {"arm_model": local(recipe.arm_model)})
 
 
 def writable(output: Path, option: str = "output=DIR") -> None:
@@ -166,11 +130,8 @@ def writable(output: Path, option: str = "output=DIR") -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.rename(path)
+    """Write a JSON file in one step, so that a reader never sees half of it. Raises StorageError."""
+    Storage(str(path.parent)).write(path.name, json.dumps(content, indent=1).encode())
 
 
 def git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""From Ray Train's controller to Tune. Alone in its module, because the controller's process imports it."""
+"""From Ray Train's controller to the process that asked for the run. Alone in its module: the controller imports it."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from ray.util.queue import Queue
 
 
 class Forward(UserCallback):
-    """Hands rank 0's reports to Tune."""
+    """Hands on rank 0's reports."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue

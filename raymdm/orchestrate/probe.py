@@ -20,6 +20,8 @@ from raymdm.data import loading
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
 from raymdm.orchestrate.pool import run_blocks
+from raymdm.orchestrate.shared import location
+from raymdm.storage import fetched
 from raymdm.training.measure import Draws, Sketch, measure_gradients, measure_head_gradients, measure_losses
 
 Gradient = Literal["none", "exact", "head"]
@@ -83,9 +85,9 @@ class Prober:
     """Holds the model and measures a block of pairs of one probe."""
 
     def __init__(self, recipe: str, data: str, weights: str, probes: str, seed: str, purpose: str, device: str) -> None:
-        """recipe: as JSON; data: prepared folder; weights: a model folder in place of the recipe's model, or "";
-        probes: name -> `Probe.to_json`, as JSON; seed, purpose: of the draws."""
-        settings, folder = Recipe.model_validate_json(recipe), Path(data)
+        """recipe: as JSON; data: prepared folder on storage; weights: a model folder there in place of the recipe's
+        model, or ""; probes: name -> `Probe.to_json`, as JSON; seed, purpose: of the draws."""
+        settings, folder = Recipe.model_validate_json(recipe), fetched(data)
         self._probes = json.loads(probes)
         methods = {name: MethodSpec.model_validate(probe["method"]) for name, probe in self._probes.items()}
         (family,) = {method.family for method in methods.values()}
@@ -94,7 +96,7 @@ class Prober:
         tokenizer = loading.tokenizer(folder)
         self._ids = tokenizer.mask_token_id, tokenizer.pad_token_id
         model = settings.model if family == "mdm" else settings.arm_model or settings.model
-        loaded = load_model(model, tokenizer, family, Path(weights) if weights else None)
+        loaded = load_model(model, tokenizer, family, fetched(weights) if weights else None)
         self._denoiser = Denoiser(loaded, shift=family == "arm").to(self._device).eval()
         self._split = loading.load_split(folder, "train")
         self._sizes = [p.numel() for p in self._denoiser.parameters() if p.requires_grad]
@@ -149,8 +151,8 @@ def probe(
         blocks += [pairs.iloc[start : start + size] for start in range(0, len(pairs), size)]
     where = {
         "recipe": recipe.model_dump_json(),
-        "data": str(data),
-        "weights": str(weights or ""),
+        "data": location(recipe, data),
+        "weights": location(recipe, weights) if weights else "",
         "probes": json.dumps({name: wanted.to_json() for name, wanted in probes.items()}),
         "seed": str(seed),
         "purpose": purpose,

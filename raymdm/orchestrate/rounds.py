@@ -34,6 +34,11 @@ def cells_so_far(recipe: Recipe, folder: SweepFolder) -> list[Cell]:
     return [(method, seed) for round_ in folder.state()["rounds"] for method, seed in round_["cells"]]
 
 
+def ended(folder: SweepFolder, cell: Cell) -> bool:
+    """Whether a cell has its result, or the error that it failed with."""
+    return (folder.trial(*cell) / "result.json").exists()
+
+
 def finished(folder: SweepFolder, cell: Cell) -> bool:
     """Whether a cell has its result."""
     path = folder.trial(*cell) / "result.json"
@@ -62,22 +67,25 @@ def next_round(recipe: Recipe, folder: SweepFolder, console: Console) -> list[Ce
 
 
 class Cells(Searcher):
-    """Hands Tune the waiting cells, and asks for more once all that were handed out have ended.
+    """Hands Tune the waiting cells while there is room, and asks for more once all that were handed out have ended.
 
     It keeps nothing that a resumed sweep needs: that is in sweep.json.
     """
 
-    def __init__(self, waiting: list[Cell], more: Callable[[], list[Cell]]) -> None:
+    def __init__(
+        self, waiting: list[Cell], more: Callable[[], list[Cell]], room: Callable[[], bool] = lambda: True
+    ) -> None:
         super().__init__()
         self._waiting = list(waiting)
         self._more = more
+        self._room = room
         self._running: set[str] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Searcher, ()  # Tune saves its searcher; this one belongs to the process
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if not self._waiting and self._running:
+        if (not self._waiting and self._running) or not self._room():
             return None
         if not self._waiting:
             self._waiting = self._more()

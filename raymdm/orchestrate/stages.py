@@ -1,5 +1,6 @@
 """Single stages run by hand: calibrate a recipe, score a model."""
 
+import io
 import json
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,9 @@ from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate, calibrations
 from raymdm.orchestrate.evaluate import evaluate
 from raymdm.orchestrate.folder import localised, writable
+from raymdm.orchestrate.shared import location
 from raymdm.orchestrate.sweep import prepare_data
+from raymdm.storage import Storage
 
 
 def calibrate_recipe(recipe: Recipe, output: Path | None, console: Console) -> list[Path]:
@@ -62,4 +65,8 @@ def evaluate_model(recipe: Recipe, model: Path, output: Path, console: Console) 
     with cluster.connected():
         cluster.require(recipe, cluster.capacity(), "evaluate")
         data = prepare_data(recipe, console)[recipe.spec(recipe.method).family]
-        return evaluate(recipe, recipe.method, model.absolute(), data, output.absolute())
+        scores = evaluate(recipe, recipe.method, location(recipe, model), location(recipe, data))
+    table = io.BytesIO()
+    scores.to_parquet(table, index=False)
+    Storage(str(output.absolute().parent)).write(output.name, table.getvalue())
+    return float(scores["score"].mean())

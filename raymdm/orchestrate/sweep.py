@@ -2,14 +2,16 @@
 
 import json
 import logging
+import signal
+import threading
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 
 from raymdm.config.load import config_hash
@@ -17,37 +19,48 @@ from raymdm.config.schema import MethodSpec, Recipe
 from raymdm.data import loading
 from raymdm.data.prepare import prepare
 from raymdm.orchestrate import cluster
+from raymdm.orchestrate.begin import create, latest, opened
 from raymdm.orchestrate.calibrate import calibrate, calibrations
-from raymdm.orchestrate.folder import (
-    SweepFolder,
-    create,
-    latest_unfinished,
-    localised,
-    owned,
-    trial_name,
-    write_json,
-)
+from raymdm.orchestrate.folder import SweepFolder, localised, trial_name
+from raymdm.orchestrate.observer import Observer, Stopper, sweep_tags
+from raymdm.orchestrate.ownership import owned
+from raymdm.orchestrate.plan import cost, ordered
 from raymdm.orchestrate.progress import Progress
-from raymdm.orchestrate.rounds import Cell, Cells, cells_so_far, finished, next_round
+from raymdm.orchestrate.rounds import Cell, Cells, cells_so_far, ended, finished, next_round
+from raymdm.orchestrate.shared import location
 from raymdm.orchestrate.trial import run_trial
+from raymdm.storage import StorageError
 from raymdm.tracking.jsonl import JsonlTracker
 from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri, without_password
 from raymdm.tracking.mlflow_tracker import MlflowTracker
-from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker, TrialStatus
+from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker
 
 
 def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
     """Run the recipe's grid to its end, or to Ctrl-C; what happened is in the folder's sweep.json.
 
-    With `resume`, the latest unfinished sweep of the recipe goes on: what is done is not done again. Raises UserError
-    for what a user can mend, before anything is trained and before there is a folder; KeyboardInterrupt likewise.
+    With `resume`, the latest sweep of the recipe goes on that has not finished, or whose grid the recipe extends: what
+    has ended is not run again, failed runs included. Raises UserError for what a user can mend, before anything is
+    trained and before there is a folder, StorageError when storage refuses on the way; KeyboardInterrupt before
+    anything is trained.
     """
-    started = time.monotonic()
     recipe = localised(recipe)
     if resume:
-        latest_unfinished(recipe)
-    with cluster.connected():
-        slots = cluster.slots(recipe, cluster.capacity())
+        latest(recipe)
+    return _run(recipe, latest if resume else create, resume, console)
+
+
+def go_on(folder: SweepFolder, recipe: Recipe, console: Console) -> SweepFolder:
+    """Run the cells of a sweep that have not ended; errors as `sweep`."""
+    return _run(localised(recipe), lambda final: opened(folder.path), True, console)
+
+
+def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, console: Console) -> SweepFolder:
+    """Connect, prepare, and run in the folder that `choose` gives."""
+    started = time.monotonic()
+    with cluster.connected(), interruptible():
+        have = cluster.capacity()
+        slots = cluster.slots(recipe, have)
         connected = time.monotonic()
         data = prepare_data(recipe, console)
         for name in recipe.sweep.methods:
@@ -55,10 +68,13 @@ def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
         for warning in recipe.warnings:
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
         prepared = time.monotonic()
-        connection = connect_mlflow(recipe)
+        connection = connect_mlflow(recipe, required=not resume)
         recipe = without_secrets(recipe)
-        folder = latest_unfinished(recipe) if resume else create(recipe)
+        folder = choose(recipe)
         with owned(folder):
+            (folder.path / "progress.json").unlink(missing_ok=True)  # of a process that has gone
+            if resume:
+                folder.store_recipe(recipe)
             folder.update(status="running", slots=slots)
             folder.add_seconds(
                 connect=connected - started, data=prepared - connected, tracking=time.monotonic() - prepared
@@ -68,15 +84,35 @@ def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
             status: SweepStatus = "interrupted"
             try:
                 calibrate_methods(recipe, folder, data, console)
-                run_cells(recipe, folder, data, slots, tracker, console)
+                run_cells(recipe, folder, data, (slots, cluster.overlap(recipe, have)), tracker, console)
                 status = outcome(recipe, folder)
             except KeyboardInterrupt:
                 console.print("stopping", highlight=False)
             finally:
+                _settle(folder, status, time.monotonic() - started)
                 tracker.close(status)
-                wall = folder.state()["wall_seconds"] + time.monotonic() - started
-                folder.update(status=status, wall_seconds=wall)
     return folder
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Take SIGTERM, which batch systems and `ray job stop` send, as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _settle(folder: SweepFolder, status: SweepStatus, seconds: float) -> None:
+    """Write down how the sweep ended; on a full disk sweep.json stays as it was, which loses nothing."""
+    try:
+        folder.update(status=status, wall_seconds=folder.state()["wall_seconds"] + seconds)
+    except StorageError as error:
+        logging.getLogger(__name__).warning("the end of the sweep could not be written down: %s", error)
 
 
 def calibrate_methods(recipe: Recipe, folder: SweepFolder, data: dict[str, Path], console: Console) -> None:
@@ -87,17 +123,20 @@ def calibrate_methods(recipe: Recipe, folder: SweepFolder, data: dict[str, Path]
     started = time.monotonic()
     console.print(f"calibrating p(t) for {', '.join(wanted)}", highlight=False)
     calibrate(recipe, wanted, data["mdm"], folder.calibrations)
+    folder.push("calibrations")
     folder.add_seconds(calibrate=time.monotonic() - started)
 
 
 def outcome(recipe: Recipe, folder: SweepFolder) -> SweepStatus:
-    """`finished` when every cell has its result, `failed` when the others have errors, else `interrupted`."""
+    """`finished` when every cell has its result, `failed` when the others have errors or a failure stopped them, else
+    `interrupted`."""
     left = [cell for cell in cells_so_far(recipe, folder) if not finished(folder, cell)]
     looking = not isinstance(recipe.sweep.seeds, list) and not folder.state()["stopped"]
     if not left:
         return "interrupted" if looking else "finished"
-    failed = all((folder.trial(*cell) / "result.json").exists() for cell in left)
-    return "failed" if failed else "interrupted"
+    failed = [cell for cell in left if ended(folder, cell)]
+    stopped = recipe.sweep.on_failure == "fail_fast" and failed
+    return "failed" if stopped or len(failed) == len(left) else "interrupted"
 
 
 def prepare_data(recipe: Recipe, console: Console) -> dict[str, Path]:
@@ -122,13 +161,15 @@ def _models(recipe: Recipe) -> dict[str, Any]:
     return {"mdm": recipe.model, "arm": recipe.arm_model or recipe.model}
 
 
-def connect_mlflow(recipe: Recipe) -> Connection | None:
-    """MLflow, which must answer before anything is trained; None when it is switched off."""
+def connect_mlflow(recipe: Recipe, required: bool = True) -> Connection | None:
+    """MLflow, which must answer before anything is trained unless it is not `required`: then a server may come back
+    later. None when it is switched off."""
     if not recipe.tracking.mlflow:
         return None
     output = Path(recipe.output).absolute()
     uri = recipe.tracking.uri or sqlite_uri(output / "mlflow.db")
-    return connect(uri, recipe.tracking.experiment or recipe.name, output / "mlflow-artifacts")
+    experiment = recipe.tracking.experiment or recipe.name
+    return connect(uri, experiment, output / "mlflow-artifacts", required=required)
 
 
 def without_secrets(recipe: Recipe) -> Recipe:
@@ -144,145 +185,91 @@ def open_tracker(recipe: Recipe, folder: SweepFolder, connection: Connection | N
     if connection:
         folder.update(mlflow_uri=without_password(connection.uri, connection.uri))
         parameters = recipe.model_dump(mode="json")
-        trackers.append(MlflowTracker(connection, folder.path.name, parameters, _tags(recipe, folder)))
+        trackers.append(MlflowTracker(connection, folder.path.name, parameters, sweep_tags(recipe, folder)))
     return FanOut(trackers)
 
 
-def _tags(recipe: Recipe, folder: SweepFolder) -> dict[str, str]:
-    commit = folder.state()["git_commit"] or "none"
-    return {"config_hash": config_hash(recipe), "git_commit": commit, "task": recipe.data.task}
-
-
-@dataclass
-class _Observer(tune.Callback):
-    """Passes on what Tune hears from the runs, to the tracker and to the screen."""
-
-    recipe: Recipe
-    folder: SweepFolder
-    tracker: Tracker
-    progress: Progress
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return tune.Callback, ()  # Tune saves its callbacks; this one belongs to the process
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        method, seed = trial.config["cell"]
-        (self.folder.trial(method, seed) / "result.json").unlink(missing_ok=True)  # an earlier failure
-        self._start((method, seed))
-        self.progress.started(_name(trial))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        if "phase" in result:
-            self.tracker.log(_name(trial), result["records"])
-            self.progress.result(_name(trial), result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        method, seed = trial.config["cell"]
-        if not (self.folder.trial(method, seed) / "result.json").exists():
-            return  # stopped from outside
-        self.progress.ended(_name(trial), self._end((method, seed)))
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The run's driver process was lost more often than `sweep.max_failures` allows."""
-        method, seed = trial.config["cell"]
-        error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
-        failure = {"task": self.recipe.data.task, "model": self.recipe.model_for(method).path or "tiny",
-                   "method": method, "seed": seed, "status": "failed", "error": error, "metrics": {}}  # fmt: skip
-        write_json(self.folder.trial(method, seed) / "result.json", failure)
-        self.progress.ended(_name(trial), self._end((method, seed)))
-
-    def replay(self, cell: Cell) -> None:
-        """Tell the tracker of a cell that finished before: the sweep may have ended before it heard of it."""
-        self._start(cell)
-        told = json.loads((self.folder.trial(*cell) / "records.json").read_text())
-        self.tracker.log(trial_name(*cell), told["records"])
-        self._end(cell)
-
-    def _start(self, cell: Cell) -> None:
-        method, seed = cell
-        tags = _tags(self.recipe, self.folder) | {"method": method, "seed": str(seed)}
-        self.tracker.start(trial_name(method, seed), params(self.recipe, method, seed), tags)
-
-    def _end(self, cell: Cell) -> TrialStatus:
-        """Tell the tracker what result.json says; returns the run's status."""
-        name, path = trial_name(*cell), self.folder.trial(*cell)
-        result = json.loads((path / "result.json").read_text())
-        status: TrialStatus = result["status"]
-        self.tracker.log_summary(name, result["metrics"])
-        method = self.recipe.spec(cell[0])
-        files = [path / "scores.parquet", self.folder.path / "recipe.yaml"]
-        if method.calibrated:
-            density = self.folder.calibrations / method.calibration
-            files += [density / "density.json", density / "density.png"]
-        self.tracker.artifacts(name, [file for file in files if file.exists()])
-        self.tracker.finish(name, status, result["error"])
-        return status
-
-
-def _name(trial: Trial) -> str:
-    return trial_name(*trial.config["cell"])
-
-
-def params(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
-    """A run's parameters for MLflow: the resolved recipe with this run's method and seed, and the method's parts."""
-    resolved = recipe.model_copy(update={"method": method, "seed": seed}).model_dump(mode="json", exclude={"sweep"})
-    return resolved | {"method_parts": recipe.spec(method).model_dump(mode="json")}
-
-
 def run_cells(
-    recipe: Recipe, folder: SweepFolder, data: dict[str, Path], slots: int, tracker: Tracker, console: Console
+    recipe: Recipe,
+    folder: SweepFolder,
+    data: dict[str, Path],
+    room: tuple[int, int],
+    tracker: Tracker,
+    console: Console,
+    trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
-    """Tune over the cells that have no result yet; returns when all have ended or the user interrupts."""
+    """Tune over the cells that have not ended; returns when all have, or the user interrupts.
+
+    room: runs that may train at once, and runs that may be scored beside them. Raises StorageError when storage
+    refuses.
+    """
+    slots, beside = room
     cells = cells_so_far(recipe, folder)
-    waiting = [cell for cell in cells if not finished(folder, cell)]
-    progress = Progress([trial_name(*cell) for cell in waiting], slots, console)
-    observer = _Observer(recipe, folder, tracker, progress)
+    waiting = [cell for cell in cells if not ended(folder, cell)]
+    costs = {method: cost(recipe, method) for method in recipe.sweep.methods}
+    names = [trial_name(*cell) for cell in ordered(recipe, waiting)]
+    progress = Progress(names, slots, console, file=folder.path / "progress.json", costs=costs)
+    observer = Observer(recipe, folder, tracker, progress)
     if len(waiting) < len(cells):
         console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
         for cell in cells:
             if cell not in waiting:
                 observer.replay(cell)
+        observer.failed.clear()
 
     def more() -> list[Cell]:
-        added = next_round(recipe, folder, console)
+        added = ordered(recipe, next_round(recipe, folder, console))
         progress.add([trial_name(*cell) for cell in added])
         return added
 
-    waiting = waiting or more()
+    waiting = ordered(recipe, waiting) or more()
     if not waiting:
         return
     started = time.monotonic()
-    adaptive = not isinstance(recipe.sweep.seeds, list)
-    space: dict[str, Any] = {
-        "sweep": str(folder.path),
-        "data": {family: str(path) for family, path in data.items()},
+    space = {
+        "sweep": folder.storage.uri,
+        "recipe_hash": config_hash(recipe),
+        "data": {family: location(recipe, path) for family, path in data.items()},
     }
-    if not adaptive:
-        space["cell"] = tune.grid_search([list(cell) for cell in waiting])
+    failures = recipe.sweep.max_failures + (recipe.train.max_failures if cluster.reuses(recipe) else 0)
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"CPU": cluster.DRIVER_CPUS}),
+        tune.with_resources(trainable, _resources(recipe)),
         param_space=space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=slots,
+            max_concurrent_trials=slots + beside,
             reuse_actors=True,
-            search_alg=Cells(waiting, more) if adaptive else None,
-            num_samples=-1 if adaptive else 1,
+            search_alg=Cells(waiting, more, lambda: len(observer.training) < slots),
+            num_samples=-1,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{time.time_ns()}",
-            storage_path=str(folder.path / "tune"),
-            failure_config=tune.FailureConfig(max_failures=recipe.sweep.max_failures),
-            callbacks=[observer, JsonLoggerCallback()],
+            name=f"tune-{uuid.uuid4().hex[:12]}",
+            storage_path=folder.storage.child("tune").uri,
+            failure_config=tune.FailureConfig(max_failures=failures),
+            callbacks=[observer],
+            stop=Stopper(observer),
             verbose=0,
         ),
     )
     # Tune's advice to call Tuner.restore does not hold here: unfinished cells get a new Tuner
     logging.getLogger("ray.tune.tune").addFilter(lambda record: "Tuner.restore" not in record.getMessage())
+    # results are read from the runs' folders, not from files of Tune's
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     progress.start()
     try:
         tuner.fit()
     finally:
         progress.stop()
-        folder.add_seconds(runs=time.monotonic() - started)
+        if not observer.problem:
+            folder.add_seconds(runs=time.monotonic() - started)
+    if observer.problem:
+        raise StorageError(observer.problem)
+    folder.storage.delete("tune")
+
+
+def _resources(recipe: Recipe) -> dict[str, float]:
+    """What Tune reserves for a run: its driver, which is all of it where the driver trains."""
+    settings = recipe.train
+    if not cluster.reuses(recipe):
+        return {"CPU": cluster.DRIVER_CPUS}
+    gpus = {"GPU": settings.gpus_per_worker} if settings.gpus_per_worker else {}
+    return {"CPU": settings.cpus_per_worker + cluster.DRIVER_CPUS} | gpus

@@ -1,107 +1,165 @@
-"""One run on Ray Train: the workers' loop and the trainer around it.
+"""One run's training, by Ray Train's workers or in the process that asks for it.
 
 Ray's controller process imports what this module imports and what the loop's configuration is made of. It needs none
 of the training code, so that is imported by the workers alone, and the configuration is text.
 """
 
-import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.util.queue import Empty, Queue
 
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
+from raymdm.orchestrate.forward import Forward
+from raymdm.orchestrate.preemption import notice
+from raymdm.storage import Storage, StorageError, fetched
+
+Heard = Callable[[dict[str, Any]], None]
+"""Takes a run's reports."""
+
+
+def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, checkpoints: str, heard: Heard) -> None:
+    """Train one run in this process; its imports serve the next run too. Raises UserError, StorageError.
+
+    data, density ("" for a method without), checkpoints: folders on storage. A run goes on from its checkpoints.
+    """
+    import torch
+
+    from raymdm.training.loop import Worker, train
+
+    torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
+    device = torch.device("cuda" if recipe.train.gpus_per_worker else "cpu")
+    try:
+        train(
+            _job(recipe, method, seed, data, density),
+            Worker(report=heard, checkpoints=Storage(checkpoints), device=device, preempted=notice()),
+        )
+    finally:
+        if recipe.train.gpus_per_worker:
+            torch.cuda.empty_cache()  # for the scoring that follows, and for the next run
 
 
 def worker_loop(config: dict[str, str | int]) -> None:
     """What every Ray Train worker runs: the training loop, with Ray behind its reports and its data parallelism.
 
-    config: recipe (JSON), method, seed, and paths: data, density ("" for a method without), and problem, the file
-    that a UserError is written to.
+    config: recipe (JSON), method, seed, and folders on storage: data, density ("" for a method without), checkpoints.
     """
     import torch
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
-    from raymdm.training.loop import Job, Worker, train
+    from raymdm.training.loop import Worker, train
 
     recipe = Recipe.model_validate_json(str(config["recipe"]))
-    density = Path(str(config["density"])) if config["density"] else None
     torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
-    context, last = ray.train.get_context(), ray.train.get_checkpoint()
-    job = Job(recipe, str(config["method"]), int(config["seed"]), Path(str(config["data"])), density)
-    with tempfile.TemporaryDirectory() as folder:
-        worker = Worker(
-            report=_report,
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-            device=get_device(),
-            wrap=prepare_model,
-            resume=Path(last.to_directory(folder)) if last else None,
-        )
-        try:
-            train(job, worker)
-        except UserError as error:
-            # it would come again: left for the driver rather than raised, so that no failure policy tries it again
-            if worker.rank == 0:
-                Path(str(config["problem"])).write_text(str(error))
+    context = ray.train.get_context()
+    job = _job(recipe, str(config["method"]), int(config["seed"]), str(config["data"]), str(config["density"]))
+    worker = Worker(
+        report=ray.train.report,
+        checkpoints=Storage(str(config["checkpoints"])),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=get_device(),
+        preempted=notice(),
+    )
+    try:
+        train(job, worker)
+    except UserError as error:
+        # all workers come here: told rather than raised, so that no failure policy tries what would fail again
+        ray.train.report({"problem": str(error), "storage": isinstance(error, StorageError)})
 
 
-def _report(metrics: dict[str, Any], folder: Path | None) -> None:
-    ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if folder else None)
+def _job(recipe: Recipe, method: str, seed: int, data: str, density: str) -> Any:
+    from raymdm.training.loop import Job
+
+    return Job(recipe, method, seed, fetched(data), _density(density))
+
+
+def _density(folder: str) -> Path | None:
+    if not folder:
+        return None
+    return fetched(folder) / "density.json"
 
 
 def run_training(
     recipe: Recipe,
     method: str,
     seed: int,
-    data: Path,
-    density: Path | None,
-    name: str,
-    storage: Path,
-    callbacks: list[UserCallback],
-) -> Checkpoint:
-    """Train one run to its end; returns its last checkpoint, which holds the best model in `best/`.
+    data: str,
+    density: str,
+    checkpoints: str,
+    storage: str,
+    heard: Heard,
+) -> None:
+    """Train one run to its end on Ray Train's workers; folders as `train_here` has them.
 
-    `name` under `storage` is the resume key: a run of that name goes on from its last checkpoint. Raises UserError for
-    what would go wrong again, and Ray's TrainingFailedError when workers failed more than `train.max_failures` times.
+    storage: where Ray Train itself may write, for all nodes. Raises UserError for what would go wrong again,
+    StorageError, and Ray's TrainingFailedError when workers failed more than `train.max_failures` times.
     """
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    problem = storage.absolute() / f"{name}.problem"
-    problem.parent.mkdir(parents=True, exist_ok=True)
-    problem.unlink(missing_ok=True)
-    settings = recipe.train
+    settings, queue = recipe.train, Queue(actor_options={"num_cpus": 0})
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
-    result = TorchTrainer(
+    fewest, most = settings.workers
+    # a name of its own: runs resume from their own checkpoints, and Ray Train keeps none
+    name = f"{method}-s{seed}-{uuid.uuid4().hex[:8]}"
+    trainer = TorchTrainer(
         worker_loop,
         train_loop_config={
             "recipe": recipe.model_dump_json(),
             "method": method,
             "seed": seed,
-            "data": str(data),
-            "density": str(density or ""),
-            "problem": str(problem),
+            "data": data,
+            "density": density,
+            "checkpoints": checkpoints,
         },
         torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.num_workers,
+            num_workers=most if fewest == most else (fewest, most),
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=resources,
+            placement_strategy=settings.placement_strategy,
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage.absolute()),
-            callbacks=callbacks,
+            storage_path=storage,
+            callbacks=[Forward(queue)],
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
-    ).fit()
-    if problem.exists():
-        raise UserError(problem.read_text())
-    assert result.checkpoint is not None
-    return result.checkpoint
+    )
+    problem: dict[str, Any] = {}
+    with ThreadPoolExecutor(1) as thread:
+        fitting = thread.submit(trainer.fit)
+        for metrics in _reports(queue, fitting.done):
+            if "problem" in metrics:
+                problem = metrics
+            else:
+                heard(metrics)
+        fitting.result()
+    queue.shutdown()
+    Storage(storage).delete(name)
+    if problem:
+        raise (StorageError if problem["storage"] else UserError)(problem["problem"])
+
+
+def _reports(queue: Queue, ended: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+    """Everything that is put into the queue until training has ended and the queue is empty."""
+    while True:
+        last = ended()
+        try:
+            while True:
+                yield queue.get(timeout=0.05)
+        except Empty:
+            if last:
+                return
+        time.sleep(0.1)

@@ -1,84 +1,122 @@
-"""One cell of the grid: train a method with a seed, keep its best model, score it."""
+"""One cell of the grid: train a method with a seed, keep its best model, score it.
 
+Everything it reads and writes lies on the sweep's storage, since it may run on any node.
+"""
+
+import io
 import json
-import shutil
+import tempfile
 import time
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ray.train import Checkpoint
+from ray import tune
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 from ray.train.v2.api.exceptions import TrainingFailedError
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.util.queue import Queue
 
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
 from raymdm.errors import UserError
+from raymdm.orchestrate import cluster
 from raymdm.orchestrate.evaluate import evaluate
-from raymdm.orchestrate.folder import SweepFolder, trial_name, write_json
-from raymdm.orchestrate.forward import Forward
-from raymdm.orchestrate.train import run_training
-from raymdm.training.state import load_state
+from raymdm.orchestrate.folder import read_recipe, trial_name
+from raymdm.orchestrate.train import Heard, run_training, train_here
+from raymdm.storage import Storage, StorageError, fetched
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """The function Tune runs for a cell; it only drives a trainer and an evaluation, and leaves result.json.
+    """The function Tune runs for a cell; it leaves result.json.
 
-    config: `sweep` (the sweep's folder), `data` (method family -> prepared data folder), `cell` (method, seed).
-    What is done already is not done again: training resumes by its name, a trained model is only scored. A failure is
-    written down, not raised: Tune tries a cell again only when this process was lost.
+    config: `sweep` (the sweep's storage), `data` (method family -> prepared data), `cell` (method, seed). What is done
+    already is not done again: training goes on from its checkpoints, a trained model is only scored. A failure is
+    written down, not raised: Tune tries a cell again only when this process was lost. Where storage refuses, nothing
+    is written down, and the sweep is told to stop: the cell can go on later.
     """
-    folder, (method, seed) = SweepFolder(Path(config["sweep"])), config["cell"]
-    recipe = folder.recipe()
-    data = Path(config["data"][recipe.spec(method).family])
-    result = {"task": loading.meta(data)["task"], "model": recipe.model_for(method).path or "tiny", "method": method,
-              "seed": seed}  # fmt: skip
-    # Tune takes results from this queue and from tune.report; two producers can block each other for ever, so
-    # everything goes through the one that Ray Train's reports need.
-    queue: Queue = TuneReportCallback()._training_actor_item_queue
+    place, (method, seed) = Storage(config["sweep"]), config["cell"]
+    name = trial_name(method, seed)
     try:
-        metrics = _train_and_score(recipe, folder, method, seed, data, queue)
-        result |= {"status": "finished", "error": None, "metrics": metrics}
-    except UserError as error:
-        result |= {"status": "failed", "error": str(error), "metrics": {}}
-    except TrainingFailedError:
-        result |= {"status": "failed", "error": traceback.format_exc(), "metrics": {}}
-    write_json(folder.trial(method, seed) / "result.json", result)
-    if result["status"] == "finished":
-        shutil.rmtree(folder.path / "train" / trial_name(method, seed), ignore_errors=True)
-    _drain(queue)
+        recipe = _recipe(config["sweep"], config["recipe_hash"])
+        data = config["data"][recipe.spec(method).family]
+        result = {"task": loading.meta(fetched(data))["task"], "model": recipe.model_for(method).path or "tiny",
+                  "method": method, "seed": seed}  # fmt: skip
+        try:
+            metrics = _train_and_score(recipe, place, method, seed, data)
+            result |= {"status": "finished", "error": None, "metrics": metrics}
+        except StorageError:
+            raise
+        except UserError as error:
+            result |= {"status": "failed", "error": str(error), "metrics": {}}
+        except TrainingFailedError:
+            result |= {"status": "failed", "error": traceback.format_exc(), "metrics": {}}
+        place.write(f"trials/{name}/result.json", json.dumps(result, indent=1).encode())
+        if result["status"] == "finished":
+            place.delete(f"train/{name}")
+    except StorageError as error:
+        tune.report({"phase": "stopped", "problem": str(error)})
+    except (ObjectStoreFullError, OutOfDiskError) as error:
+        tune.report({"phase": "stopped", "problem": f"Ray's object store has no room left: {_first_line(error)}. Give "
+                    "it more memory or disk (ray start --object-store-memory), then go on with --resume"})  # fmt: skip
 
 
-def _train_and_score(
-    recipe: Recipe, folder: SweepFolder, method: str, seed: int, data: Path, queue: Queue
-) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def _recipe(sweep: str, recipe_hash: str) -> Recipe:
+    """A process that runs many cells reads the recipe once; the hash tells when it has changed."""
+    return read_recipe(Storage(sweep))
+
+
+def _train_and_score(recipe: Recipe, place: Storage, method: str, seed: int, data: str) -> dict[str, Any]:
     """The cell's metrics; the seconds are those of this attempt."""
     started = time.monotonic()
-    spec, target = recipe.spec(method), folder.trial(method, seed)
-    density = folder.calibrations / spec.calibration / "density.json" if spec.calibrated else None
-    if not (target / "summary.json").exists():
-        name, storage = trial_name(method, seed), folder.path / "train"
-        keep_best(run_training(recipe, method, seed, data, density, name, storage, [Forward(queue)]), target)
-    summary = json.loads((target / "summary.json").read_text())
-    queue.put({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": []})
+    name = trial_name(method, seed)
+    target = place.child(f"trials/{name}")
+    if not target.exists("summary.json"):
+        spec = recipe.spec(method)
+        density = place.child(f"calibrations/{spec.calibration}") if spec.calibrated else None
+        _train(recipe, place, method, seed, data, density)
+        _keep_best(place.child(f"train/{name}"), target)
+    summary = json.loads(target.read("summary.json"))
+    tune.report({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": [],
+                 "events": []})  # fmt: skip
     scoring = time.monotonic()
-    accuracy = evaluate(recipe, method, target / "model", data, target / "scores.parquet")
+    scores = evaluate(recipe, method, f"{target.child('model').uri}", data, here=cluster.reuses(recipe))
+    table = io.BytesIO()
+    scores.to_parquet(table, index=False)
+    target.write("scores.parquet", table.getvalue())
+    accuracy = float(scores["score"].mean())
     ended = time.monotonic()
     return {"accuracy": accuracy, **summary, "evaluate_seconds": ended - scoring, "wall_seconds": ended - started}
 
 
-def keep_best(checkpoint: Checkpoint, target: Path) -> None:
+def _train(recipe: Recipe, place: Storage, method: str, seed: int, data: str, density: Storage | None) -> None:
+    """Train to the end, in this process or in Ray Train's workers."""
+    heard: Heard = tune.report
+    where = data, density.uri if density else "", place.child(f"train/{trial_name(method, seed)}").uri
+    if cluster.reuses(recipe):
+        train_here(recipe, method, seed, *where, heard)
+    else:
+        run_training(recipe, method, seed, *where, place.child("ray").uri, heard)
+
+
+def _keep_best(checkpoints: Storage, target: Storage) -> None:
     """Copy the best model and the run's summary out of its last checkpoint; the summary says that both are there."""
-    with checkpoint.as_directory() as folder:
-        shutil.copytree(Path(folder) / "best", target / "model", dirs_exist_ok=True)
-        state = load_state(Path(folder))
-        write_json(target / "records.json", {"records": state.records})
-        write_json(target / "summary.json", state.summary())
+    from raymdm.training.checkpoints import newest
+    from raymdm.training.state import load_state
+
+    with tempfile.TemporaryDirectory(prefix="raymdm-") as scratch:
+        found = newest(checkpoints, Path(scratch))
+        if found is None:
+            raise StorageError(
+                f"{checkpoints.uri}: the run has ended, but its last checkpoint cannot be read any more: look after "
+                "the storage, then go on with --resume"
+            )
+        state = load_state(found.path)
+        target.put(found.path / "best", "model")
+        target.write("records.json", json.dumps({"records": state.records}).encode())
+        target.write("summary.json", json.dumps(state.summary(), indent=1).encode())
 
 
-def _drain(queue: Queue) -> None:
-    """Wait until Tune has taken every report, so that none is lost when this function ends."""
-    while not queue.empty():
-        time.sleep(0.1)
-    time.sleep(0.5)  # what was taken last is on its way through Tune's own queue
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sqlite3
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,17 +25,27 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+logger = logging.getLogger(__name__)
+
 _SQLITE = "sqlite:///"
 _UNAVAILABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 """MLflow's codes for a server that is down or starting; its code for "no connection" is INTERNAL_ERROR."""
 
 
+_settings_lock = threading.Lock()
+_settings: list[set[str]] = []
+"""Names of environment variables that were set, by each that asked for them and is not done yet."""
+
+
 class Connection(NamedTuple):
-    """A store that has answered, and the experiment in it."""
+    """A store, and the experiment in it."""
 
     client: "MlflowClient"
-    experiment_id: str
+    experiment_id: str | None
+    """None for a server that has not answered yet."""
     uri: str
+    experiment: str = ""
+    """The experiment's name, by which it is found or made when the server answers."""
 
 
 def sqlite_uri(path: Path) -> str:
@@ -50,16 +61,21 @@ def mlflow_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {store} --host 127.0.0.1 --port 5000"
 
 
-def connect(uri: str, experiment: str, artifact_root: Path, patience: float = 12.0) -> Connection:
+def connect(
+    uri: str, experiment: str, artifact_root: Path, patience: float = 12.0, required: bool = True
+) -> Connection:
     """Open a store and find or make the experiment.
 
     A SQLite file gets its folders and its schema here, once, because several processes that make it together break
     it, and the experiment gets `artifact_root` for its files, because MLflow's default depends on the working
-    directory. A server keeps its own artifact root and is tried again for `patience` seconds.
+    directory. A server keeps its own artifact root and is tried again for `patience` seconds; one that does not answer
+    by then costs a warning where it is not `required`, and its experiment is looked up later.
 
     Raises:
         UserError: the store cannot be reached or used, or the experiment was deleted.
     """
+    from mlflow import MlflowClient
+
     uri = _absolute(uri)
     is_server = uri.startswith(("http://", "https://"))
     if uri.startswith(_SQLITE):
@@ -71,14 +87,41 @@ def connect(uri: str, experiment: str, artifact_root: Path, patience: float = 12
             # a server that has just started answers late: one request may take all that is left
             left = max(5, round(deadline - time.monotonic()))
             with client_settings(timeout=left), _quiet_start(), _one_at_a_time(uri):
-                return _open(uri, experiment, None if is_server else artifact_root)
+                client = MlflowClient(tracking_uri=uri)
+                found = find_experiment(client, experiment, uri, None if is_server else artifact_root)
+                return Connection(client, found, uri, experiment)
         except UserError:
             raise
         except Exception as error:  # whatever a store, a driver or a proxy raises: the person is told, nothing runs on
-            if not _is_temporary(error) or time.monotonic() + wait > deadline:
+            if not _is_temporary(error):
                 raise UserError(_unreachable(uri, error)) from error
+            if time.monotonic() + wait > deadline:
+                if not is_server or required:
+                    raise UserError(_unreachable(uri, error)) from error
+                logger.warning(
+                    "MLflow at %s does not answer; the sweep goes on without, and MLflow is told when it does: %s",
+                    *(without_password(uri, uri), reason(error, uri)),
+                )
+                return Connection(client, None, uri, experiment)
         time.sleep(wait)
         wait = min(2 * wait, 2.0)
+
+
+def find_experiment(client: "MlflowClient", name: str, uri: str, artifact_root: Path | None = None) -> str:
+    """The id of the experiment, which is made if there is none. Raises UserError for a deleted one."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = artifact_root.absolute().as_uri() if artifact_root else None
+        try:
+            made: str = client.create_experiment(name, artifact_location=location)
+            return made
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.get_experiment_by_name(name)  # another sweep made it in between
+    return _usable(found, name, uri)
 
 
 @contextmanager
@@ -94,13 +137,11 @@ def client_settings(timeout: int = 10) -> Iterator[None]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     }
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
+    _apply(settings)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        _take_back()
 
 
 def without_password(text: str, uri: str) -> str:
@@ -109,21 +150,29 @@ def without_password(text: str, uri: str) -> str:
     return text.replace(f"{user}@", "***@") if at else text
 
 
-def _open(uri: str, name: str, artifact_root: Path | None) -> Connection:
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+def reason(error: Exception, uri: str) -> str:
+    """The first line of what MLflow says, cut, without a password."""
+    lines = without_password(str(error).strip(), uri).splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:300]}..."
 
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        location = artifact_root.absolute().as_uri() if artifact_root else None
-        try:
-            return Connection(client, client.create_experiment(name, artifact_location=location), uri)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        found = client.get_experiment_by_name(name)  # another sweep made it in between
-    return Connection(client, _usable(found, name, uri), uri)
+
+def _apply(settings: dict[str, str]) -> None:
+    """Set what the environment lacks; several may ask for it at a time, in several threads."""
+    with _settings_lock:
+        added = {name: value for name, value in settings.items() if name not in os.environ}
+        os.environ.update(added)
+        _settings.append(set(added))
+
+
+def _take_back() -> None:
+    """Undo `_apply`, when the last that asked for it is done."""
+    with _settings_lock:
+        names = _settings.pop()
+        if _settings:
+            _settings[0] |= names
+            return
+        for name in names:
+            os.environ.pop(name, None)
 
 
 def _usable(found: "Experiment", name: str, uri: str) -> str:
@@ -143,11 +192,9 @@ def _is_temporary(error: Exception) -> bool:
 
 
 def _unreachable(uri: str, error: Exception) -> str:
-    lines = without_password(str(error).strip(), uri).splitlines() or [type(error).__name__]
-    reason = lines[0] if len(lines[0]) <= 300 else f"{lines[0][:300]}..."
     return (
         f"tracking.uri: cannot use the MLflow store {without_password(uri, uri)}; start the server or correct the URI, "
-        f"or set tracking.uri=null for a local SQLite file, or tracking.mlflow=false. MLflow says: {reason}"
+        f"or set tracking.uri=null for a local SQLite file, or tracking.mlflow=false. MLflow says: {reason(error, uri)}"
     )
 
 
@@ -192,12 +239,18 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
 @contextmanager
 def _quiet_start() -> Iterator[None]:
     """Without the progress messages and the one deprecation that making a schema shows."""
-    logger = logging.getLogger("mlflow.store.db.utils")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    with quiet_database(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
+        yield
+
+
+@contextmanager
+def quiet_database() -> Iterator[None]:
+    """Without the traceback that MLflow logs for a database that is locked, full or away: what it raises is told."""
+    log = logging.getLogger("mlflow.store.db.utils")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The ``noload`` loader strategy", category=DeprecationWarning)
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        log.setLevel(level)

@@ -1,29 +1,30 @@
 """The training loop: steps, log windows, evaluation, early stopping, checkpoints.
 
-The loop knows nothing of the cluster: a `Worker` tells it its rank and takes its reports.
+The loop knows nothing of the cluster: a `Worker` tells it its rank, takes its reports and says where checkpoints lie.
 """
 
 import math
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raymdm import keys
 from raymdm.data import loading
 from raymdm.diffusion import control
 from raymdm.errors import UserError
-from raymdm.models.load import save_model
+from raymdm.training import health
 from raymdm.training.density import refit, refit_due, search_interval
 from raymdm.training.run import Job, Run, Worker, build
-from raymdm.training.state import save_checkpoint
 from raymdm.training.step import forward_backward
 from raymdm.training.validation import validation_sums
 from raymdm.training.window import Window, step_sums, summarise
+from raymdm.training.writer import take
 
 __all__ = ["Job", "Run", "Worker", "build", "train", "train_step"]
 
@@ -32,62 +33,125 @@ REPORT_EVERY_S = 2.0
 
 
 def train(job: Job, worker: Worker) -> None:
-    """Train one run to its end or to early stopping; the last report carries the last checkpoint.
+    """Train one run to its end or to early stopping, from its newest sound checkpoint if it has one.
 
-    Raises ValueError when the density does not belong to the method.
+    Its last checkpoint is on storage when this returns. Raises on all workers alike: UserError for what would come
+    again, StorageError when storage refused; ValueError when the density does not belong to the method.
     """
     with tempfile.TemporaryDirectory(prefix="raymdm-") as scratch:
         run = build(job, worker, Path(scratch))
-        stopped = _patience_spent(run)
-        if stopped or run.state.step >= run.total_steps:
-            return report(run, None)
-        last_report = time.monotonic()
-        while run.state.step < run.total_steps and not stopped:
-            train_step(run)
-            if refit_due(run):
-                refit(run)
-            at_end = run.state.step == run.total_steps
-            if run.state.step % job.recipe.train.log_every == 0 or at_end:
-                due = close_window(run, time.monotonic() - last_report > REPORT_EVERY_S)
-                if due and not (at_end or run.state.step % run.eval_every == 0):
-                    report(run, None)
-                    last_report = time.monotonic()
-            if run.state.step % run.eval_every == 0 or at_end:
-                evaluate(run)
-                stopped = _patience_spent(run)
-                if stopped and run.state.step % job.recipe.train.log_every and not at_end:
-                    close_window(run, report_due=False)
-                checkpoint(run, Path(scratch))
-                last_report = time.monotonic()
+        with closing(run.writer):
+            _train(run)
 
 
-def train_step(run: Run) -> None:
-    """One optimiser step; adds to the open log window."""
+def _train(run: Run) -> None:
+    settings, state = run.job.recipe.train, run.state
+    last_report = time.monotonic()
+    stopped = _patience_spent(run)
+    if not stopped and state.step < run.total_steps:
+        settle_buckets(run)
+    while not stopped and state.step < run.total_steps:
+        noticed = train_step(run)
+        if refit_due(run):
+            refit(run)
+        at_end, report_due = state.step == run.total_steps, noticed
+        if state.step % settings.log_every == 0 or at_end:
+            report_due |= close_window(run, time.monotonic() - last_report > REPORT_EVERY_S)
+        evaluated = state.step % run.eval_every == 0 or at_end
+        if evaluated:
+            evaluate(run)
+            stopped = _patience_spent(run)
+            if stopped and state.step % settings.log_every and not at_end:
+                close_window(run, report_due=False)
+        if evaluated or noticed or (settings.checkpoint_every and state.step % settings.checkpoint_every == 0):
+            checkpoint(run)
+        if noticed:
+            finish_checkpoint(run)
+        if (report_due or evaluated) and not (stopped or at_end):
+            report(run)
+            last_report = time.monotonic()
+    finish_checkpoint(run)
+    report(run)
+
+
+def settle_buckets(run: Run) -> None:
+    """A backward pass for nothing, so that every step of a run sums gradients in the same order.
+
+    After its first one DistributedDataParallel sorts its buckets anew. A resumed run would otherwise sum the gradients
+    of its first step in another order than the uninterrupted run did, which rounds differently with three workers.
+    """
+    if run.worker.world_size == 1:
+        return
+    row, worker = np.zeros(run.inputs.batch_size, dtype=np.int64), run.worker
+    forward_backward(run.model, run.train, row, 0, run.inputs, slice(0, 1), 1, worker.world_size, worker.device)
+    run.optimizer.zero_grad(set_to_none=True)
+
+
+def train_step(run: Run) -> bool:
+    """One optimiser step; adds to the open log window. A step that is not finite is skipped, and counts all the same.
+
+    Returns whether a worker has just been told that its node goes away. Raises on all workers: UserError when too many
+    steps were skipped, StorageError when a checkpoint could not be written.
+    """
     started = time.perf_counter()
-    job, worker, state, settings = run.job, run.worker, run.state, run.job.recipe.train
-    torch.manual_seed(keys.derive_seed(job.seed, "dropout", state.step, worker.rank))
+    worker, state, settings = run.worker, run.state, run.job.recipe.train
     slots = worker.slots(settings.global_batch_size)
-    indices = loading.batch_indices(len(run.train), settings.global_batch_size, state.step, job.recipe.data.seed)
-    micro = settings.micro_batch_size or settings.global_batch_size
-    ema = None if state.ema is None else np.array(state.ema)
-    sums, binned = forward_backward(
-        run.model, run.train, indices, state.step, run.inputs, slots, micro, worker.world_size, worker.device,
-        None if ema is None else control.offsets(ema),
-    )  # fmt: skip
-    if ema is not None:
-        state.ema = control.update(ema, *worker.sum(binned).numpy()).tolist()
-    norm = float(nn.utils.clip_grad_norm_(run.denoiser.parameters(), settings.max_grad_norm))
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(state.step, run.total_steps, settings.lr, settings.warmup_steps, settings.schedule)
-    run.optimizer.step()
+    indices = loading.batch_indices(len(run.train), settings.global_batch_size, state.step, run.job.recipe.data.seed)
+    sums, binned, losses = _backward(run, indices, slots)
+    gradient = nn.utils.clip_grad_norm_(run.denoiser.parameters(), settings.max_grad_norm)
+    found = torch.cat([gradient.double().view(1), sums, binned.flatten()]).cpu()  # the one wait for the device
+    norm, sums = float(found[0]), found[1:7]
+    agreed = health.agree(run, norm, sums, found[7:].view_as(binned))
+    if agreed.finite:
+        _update(run, agreed)
     run.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.model_rows += settings.global_batch_size * run.inputs.method.views
     seconds = time.perf_counter() - started
     state.seconds += seconds
-    added = step_sums(sums, norm, settings.max_grad_norm, seconds, worker.world_size)
-    state.window = (torch.tensor(state.window, dtype=torch.float64) + added).tolist()
-    state.norm_max = float(np.maximum(state.norm_max, norm))  # NaN stays NaN
+    if agreed.finite:
+        added = step_sums(sums, norm, settings.max_grad_norm, seconds, worker.world_size)
+        state.window = (torch.tensor(state.window, dtype=torch.float64) + added).tolist()
+        state.norm_max = max(state.norm_max, norm)
+        health.watch(run, agreed.loss, indices)
+    else:
+        message = health.skip(run, indices, slots, losses, norm)
+        if state.skipped_steps > settings.max_skipped_steps:
+            report(run)
+            raise health.too_many(run, message)
+    return _heed(run, agreed)
+
+
+def _backward(run: Run, indices: np.ndarray, slots: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a step's batch (B,) from this worker's slots; returns what `forward_backward` does."""
+    worker, state, settings = run.worker, run.state, run.job.recipe.train
+    torch.manual_seed(keys.derive_seed(run.job.seed, "dropout", state.step, worker.rank))
+    micro = settings.micro_batch_size or settings.global_batch_size
+    offsets = None if state.ema is None else control.offsets(np.array(state.ema))
+    return forward_backward(
+        run.model, run.train, indices, state.step, run.inputs, slots, micro, worker.world_size, worker.device, offsets
+    )
+
+
+def _update(run: Run, agreed: health.Agreed) -> None:
+    """Move the weights, and the averages of a method that has them."""
+    state, settings = run.state, run.job.recipe.train
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(state.step, run.total_steps, settings.lr, settings.warmup_steps, settings.schedule)
+    run.optimizer.step()
+    if state.ema is not None:
+        state.ema = control.update(np.array(state.ema), *agreed.binned.numpy()).tolist()
+
+
+def _heed(run: Run, agreed: health.Agreed) -> bool:
+    """Stop where storage failed; whether there is a new notice that a node goes away."""
+    if agreed.storage_failed:
+        finish_checkpoint(run)
+    new = agreed.notices > run.notices
+    run.notices = agreed.notices
+    if new:
+        run.event("preempted", f"a node goes away: checkpoint at step {run.state.step}", workers=agreed.notices)
+    return new
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, schedule: str) -> float:
@@ -100,11 +164,16 @@ def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, s
 
 
 def close_window(run: Run, report_due: bool) -> bool:
-    """Turn the open log window into a record. Returns rank 0's `report_due`, the same on all workers."""
+    """Turn the open log window into a record, unless all its steps were skipped.
+
+    Returns rank 0's `report_due`, the same on all workers.
+    """
     state = run.state
     flag = float(report_due and run.worker.rank == 0)
     *sums, due = run.worker.sum(torch.tensor([*state.window, flag], dtype=torch.float64)).tolist()
     window = Window(*sums)
+    if not window.steps:
+        return due > 0
     settings = run.job.recipe.train
     metrics = summarise(window, state.norm_max)
     lr = learning_rate(state.step - 1, run.total_steps, settings.lr, settings.warmup_steps, settings.schedule)
@@ -112,6 +181,7 @@ def close_window(run: Run, report_due: bool) -> bool:
         {
             "step": state.step,
             **metrics,
+            "train/loss_spikes": state.window_spikes,
             "train/lr": lr,
             "train/model_rows": state.model_rows,
             "train/seconds": state.seconds,
@@ -122,7 +192,7 @@ def close_window(run: Run, report_due: bool) -> bool:
 
 
 def evaluate(run: Run) -> None:
-    """Validation NLL on the fixed draws; keeps the best model on rank 0, and searches where a method asks for it.
+    """Validation NLL on the fixed draws; notes whether it is the best, and searches where a method asks for it.
 
     Raises UserError when the NLL is not finite.
     """
@@ -138,29 +208,31 @@ def evaluate(run: Run) -> None:
     run.record({"step": state.step, "val/nll": nll})
     if state.best_nll is None or nll < state.best_nll:
         state.best_nll, state.best_step, state.evaluations_without_gain = nll, state.step, 0
-        if worker.rank == 0:
-            save_model(run.denoiser.model, run.best)
     else:
         state.evaluations_without_gain += 1
     if run.inputs.method.clip_search and state.step < run.total_steps:
         search_interval(run)
 
 
-def checkpoint(run: Run, scratch: Path) -> None:
-    """Write a checkpoint on rank 0 and report it."""
-    # the open window belongs to all workers: rank 0 saves their sum and carries it on
-    run.state.window = run.worker.sum(torch.tensor(run.state.window, dtype=torch.float64)).tolist()
-    run.state.records = run.history
-    if run.worker.rank:
-        run.state.window = [0.0] * len(run.state.window)
-        return report(run, None)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        save_checkpoint(Path(folder), run.denoiser.model, run.optimizer, run.state, run.best)
-        report(run, Path(folder))
+def checkpoint(run: Run) -> None:
+    """Copy the run's state, which rank 0 writes while training goes on. Raises StorageError on all workers when the
+    checkpoint before could not be written."""
+    finish_checkpoint(run)
+    state = run.state
+    state.windows_open = run.worker.gather(torch.tensor(state.window, dtype=torch.float64)).tolist()
+    if run.worker.rank == 0:
+        state.records = run.history
+        run.writer.begin(take(run.denoiser.model, run.optimizer, state))
+    state.windows_open = []
 
 
-def report(run: Run, folder: Path | None) -> None:
-    """Hand progress and the records since the last report to whoever watches."""
+def finish_checkpoint(run: Run) -> None:
+    """Wait until the checkpoint begun last is on storage. Raises StorageError on all workers when it is not."""
+    run.worker.raise_alike(run.writer.ended() if run.worker.rank == 0 else None)
+
+
+def report(run: Run) -> None:
+    """Hand progress, and the records and events since the last report, to whoever watches."""
     state = run.state
     losses = [record["train/loss"] for record in run.records if "train/loss" in record]
     metrics: dict[str, Any] = {
@@ -171,9 +243,10 @@ def report(run: Run, folder: Path | None) -> None:
         "best_nll": state.best_nll,
         "seconds": state.seconds,
         "records": run.records,
+        "events": run.events,
     }
-    run.worker.report(metrics, folder)
-    run.records = []
+    run.worker.report(metrics)
+    run.records, run.events = [], []
 
 
 def _patience_spent(run: Run) -> bool:

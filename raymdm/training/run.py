@@ -9,15 +9,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
 from raymdm.diffusion import control
+from raymdm.errors import UserError
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
+from raymdm.storage import Storage, StorageError
 from raymdm.training.density import density_in_force
+from raymdm.training.resume import Resumed, resumed
 from raymdm.training.state import RunState, load_optimizer, load_state
 from raymdm.training.step import StepInputs
+from raymdm.training.writer import Writer
+
+_TOLD = 4096
+"""Bytes of an error's message that the other workers hear of."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +43,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Worker:
-    """One of the run's workers; `report` is called by all of them equally often."""
+    """One of the run's workers. With several, torch.distributed is initialised: they train data parallel."""
 
-    report: Callable[[dict[str, Any], Path | None], None]
-    """Takes metrics and, on rank 0, a checkpoint folder or None."""
+    report: Callable[[dict[str, Any]], None]
+    """Takes metrics; called by all workers equally often."""
+    checkpoints: Storage
+    """The run's own folder, which all workers see: where it goes on from, and what rank 0 writes."""
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
-    """Makes the model data parallel."""
-    resume: Path | None = None
-    """Checkpoint folder to go on from."""
+    preempted: Callable[[], bool] = lambda: False
+    """Whether this node will soon be taken away; called every step."""
 
     def slots(self, size: int) -> slice:
         """This worker's slots of a global batch; sizes differ by one at most."""
@@ -58,6 +66,28 @@ class Worker:
         values = values.to(self.device, copy=True)
         dist.all_reduce(values)
         return values.cpu()
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Every worker's float64 values (N,), as (world size, N) on the CPU; all of them call it together."""
+        table = torch.zeros(self.world_size, len(values), dtype=torch.float64)
+        table[self.rank] = values
+        return self.sum(table)
+
+    def raise_alike(self, problem: BaseException | None) -> None:
+        """Raise on all workers what one of them met, with its message; all of them call it together."""
+        if problem and not isinstance(problem, UserError):
+            raise problem  # a bug: the process ends, and the others with it
+        kind = 0 if problem is None else 1 + isinstance(problem, StorageError)
+        met = self.gather(torch.tensor([float(kind)], dtype=torch.float64))[:, 0].tolist()
+        if not any(met):
+            return
+        first = next(rank for rank, kind in enumerate(met) if kind)
+        letters = torch.zeros(_TOLD, dtype=torch.float64)
+        if self.rank == first:
+            text = str(problem).encode()[:_TOLD]
+            letters[: len(text)] = torch.tensor(list(text), dtype=torch.float64)
+        told = bytes(self.sum(letters).to(torch.uint8).tolist()).rstrip(b"\0").decode(errors="ignore")
+        raise problem or (StorageError if met[first] == 2 else UserError)(told)
 
 
 @dataclass
@@ -74,47 +104,92 @@ class Run:
     validation: loading.Split
     total_steps: int
     eval_every: int
-    best: Path
+    writer: Writer
+    """Of rank 0."""
     state: RunState = field(default_factory=RunState)
     records: list[dict[str, float]] = field(default_factory=list)
     """Made since the last report."""
     history: list[dict[str, float]] = field(default_factory=list)
     """All of the run's."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """What happened since the last report that a person should know."""
+    notices: int = 0
+    """Workers that were told at the latest step that their node goes away."""
 
     def record(self, record: dict[str, float]) -> None:
         self.records.append(record)
         self.history.append(record)
 
+    def event(self, kind: str, message: str, **details: Any) -> None:
+        self.events.append({"step": self.state.step, "event": kind, "message": message, **details})
+
 
 def build(job: Job, worker: Worker, scratch: Path) -> Run:
-    """Model, optimiser, data and state, resumed from the worker's checkpoint if there is one."""
+    """Model, optimiser, data and state: those of the newest sound checkpoint, or new ones where there is none.
+
+    scratch: a local folder. Raises UserError, and StorageError when the checkpoints cannot be read, on all workers.
+    """
     recipe, settings = job.recipe, job.recipe.train
     method = recipe.spec(job.method)
     tokenizer = loading.tokenizer(job.data)
-    weights = worker.resume / "model" if worker.resume else None
-    model = load_model(recipe.model_for(job.method), tokenizer, method.family, weights)
-    denoiser = Denoiser(model, shift=method.family == "arm").to(worker.device).train()
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    best = scratch / "best"
-    state = RunState()
-    if worker.resume:
-        load_optimizer(worker.resume, optimizer)
-        state = load_state(worker.resume)
-        shutil.copytree(worker.resume / "best", best)
-        if worker.rank:
-            state.window = [0.0] * len(state.window)  # rank 0 carries the sum
+
+    def load(checkpoint: Path | None) -> tuple[Denoiser, torch.optim.AdamW, RunState]:
+        weights = checkpoint / "model" if checkpoint else None
+        model = load_model(recipe.model_for(job.method), tokenizer, method.family, weights)
+        for parameter in model.parameters() if weights else ():
+            parameter.data = parameter.data.clone()  # it would read from a file that is removed before long
+        denoiser = Denoiser(model, shift=method.family == "arm").to(worker.device).train()
+        optimizer = torch.optim.AdamW(
+            denoiser.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        if checkpoint:
+            load_optimizer(checkpoint, optimizer)
+        return denoiser, optimizer, load_state(checkpoint) if checkpoint else RunState()
+
+    before = resumed(worker, scratch / "resumed", load)
+    denoiser, optimizer, state = before.loaded
+    workers_before = len(state.windows_open)
+    state.take_window(worker.rank, worker.world_size)
     if method.control_variate == "ema" and state.ema is None:
         state.ema = control.start().tolist()
+    writer = Writer(worker.checkpoints, settings.keep_checkpoints, scratch, set(before.broken))
+    if before.found and worker.rank == 0:
+        writer.start_from(before.found.path)
+    shutil.rmtree(scratch / "resumed", ignore_errors=True)
     training = loading.load_split(job.data, "train")
     batch = settings.global_batch_size
     settings = settings.share(method.views, len(training))
     assert settings.max_steps and settings.eval_every
     density = density_in_force(method, job.density, state)
     job = replace(job, recipe=recipe.model_copy(update={"train": settings}))
-    return Run(
-        job, worker, denoiser, worker.wrap(denoiser), optimizer,
+    run = Run(
+        job, worker, denoiser, data_parallel(denoiser, worker), optimizer,
         StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
         training, loading.load_split(job.data, "validation", settings.max_validation_examples),
-        settings.max_steps, settings.eval_every, best, state,
+        settings.max_steps, settings.eval_every, writer, state,
         records=list(state.records), history=list(state.records),  # reports may have been lost; trackers keep each once
     )  # fmt: skip
+    _tell(run, before, workers_before)
+    return run
+
+
+def data_parallel(denoiser: Denoiser, worker: Worker) -> nn.Module:
+    """The model as several workers train it."""
+    if worker.world_size == 1:
+        return denoiser
+    on_gpu = worker.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(worker.device)
+    return DistributedDataParallel(denoiser, [worker.device] if on_gpu else None)
+
+
+def _tell(run: Run, before: Resumed[Any], workers_before: int) -> None:
+    """The events of a run that did not start from nothing."""
+    for fault in before.broken.values():
+        run.event("broken_checkpoint", f"{fault}: the one before is used", fault=fault)
+    if before.found:
+        workers = run.worker.world_size
+        changed = f" with {workers} workers instead of {workers_before}" if workers != workers_before else ""
+        run.event("resumed", f"went on from step {run.state.step}{changed}", workers=workers)
+    elif before.broken:
+        run.event("broken_checkpoint", "no checkpoint is sound: the run starts anew")

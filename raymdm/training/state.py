@@ -1,22 +1,16 @@
-"""The state of a run: what a checkpoint holds, and how it is written and read."""
+"""The state of a run: what a checkpoint holds beside tensors, and how it is read."""
 
-import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
-from raymdm.models.load import save_model
 from raymdm.training.window import SIZE, Window
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -34,9 +28,18 @@ class RunState:
     best_step: int = 0
     evaluations_without_gain: int = 0
     window: list[float] = field(default_factory=lambda: [0.0] * SIZE)
-    """Sums of the log window that is open, over all workers, in the order of `Window`."""
+    """This worker's sums of the log window that is open, in the order of `Window`."""
+    windows_open: list[list[float]] = field(default_factory=list)
+    """In a checkpoint: `window` of every worker, for which alone the sums go on bit for bit."""
     norm_max: float = 0.0
     """Largest gradient norm of the open window, which every worker knows."""
+    window_spikes: int = 0
+    """Loss spikes of the open window."""
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite: neither the model nor a window took them in."""
+    loss_spikes: int = 0
+    recent_losses: list[float] = field(default_factory=list)
+    """Mean weighted losses of the latest steps, which tell a spike."""
     totals: list[float] = field(default_factory=lambda: [0.0] * 4)
     """Loss variance, back-propagated variance and gradient norm of closed windows, times their steps, and their
     `norm_squares`."""
@@ -62,7 +65,17 @@ class RunState:
         self.totals = [total + value for total, value in zip(self.totals, added, strict=True)]
         self.totals_steps += round(window.steps)
         self.windows += 1
-        self.window, self.norm_max = [0.0] * SIZE, 0.0
+        self.window, self.norm_max, self.window_spikes = [0.0] * SIZE, 0.0, 0
+
+    def take_window(self, rank: int, workers: int) -> None:
+        """Go on with the open window of a checkpoint: each worker with its own, or the first with all of them."""
+        if len(self.windows_open) == workers:
+            self.window = self.windows_open[rank]
+        elif rank == 0 and self.windows_open:
+            self.window = [math.fsum(sums) for sums in zip(*self.windows_open, strict=True)]
+        else:
+            self.window = [0.0] * SIZE
+        self.windows_open = []
 
     def summary(self) -> dict[str, float | int | None]:
         """What a finished run is known by. Variances, gradient norm and its spread over steps are taken within the log
@@ -82,15 +95,9 @@ class RunState:
             "backprop_variance": backprop_variance,
             "grad_norm": norm,
             "grad_norm_std": math.sqrt(norm_squares / free) if free else None,
+            "skipped_steps": self.skipped_steps,
+            "loss_spikes": self.loss_spikes,
         }
-
-
-def save_checkpoint(folder: Path, model: "PreTrainedModel", optimizer: Optimizer, state: RunState, best: Path) -> None:
-    """Write model (safetensors), optimiser and state, and the best model so far from `best`."""
-    save_model(model, folder / "model")
-    shutil.copytree(best, folder / "best")
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    (folder / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
 
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:

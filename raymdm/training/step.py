@@ -62,20 +62,21 @@ def forward_backward(
     world_size: int,
     device: torch.device,
     offsets: np.ndarray | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Accumulate the gradient of the global batch's mean weighted loss from this worker's slots.
 
     indices: (B,) rows of `split` that make the global batch. The loss is divided by B, not by the micro-batch, and
     multiplied by the number of workers because DDP averages gradients: unequal slices change nothing.
     offsets: (10,), what the losses of each bin of t are reported without (EMA); the gradient does not know of them.
-    Returns the sums (6,) of `loss_sums` over the slots and, with offsets, number and sum of the losses in each bin,
-    (2, 10); without, zeros.
+    Returns the sums (6,) of `loss_sums` over the slots; with offsets, number and sum of the losses in each bin, (2,
+    10), without, zeros; and the slots' weighted losses (S,).
     """
     rates = weights = np.ones((1, inputs.batch_size))
     if inputs.method.family == "mdm":
         rates, weights = draw_rates(inputs.method, inputs.density, inputs.seed, step, inputs.batch_size)
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     binned = torch.zeros(2, BINS, dtype=torch.float64, device=device)
+    carried = []
     starts = range(slots.start, slots.stop, micro_batch_size)
     for start in starts:
         part = np.arange(start, min(start + micro_batch_size, slots.stop))
@@ -85,14 +86,16 @@ def forward_backward(
         with _exchange(model, last), precision(device):
             losses = _losses(model, batch, inputs, step, part, rates[:, part], device)
             weight = torch.from_numpy(weights[:, part]).to(device, torch.float32)
-            ((weight * losses).mean(0).sum() * (world_size / inputs.batch_size)).backward()
+            weighted = (weight * losses).mean(0)
+            (weighted.sum() * (world_size / inputs.batch_size)).backward()
+        carried.append(weighted.detach())
         reported = None
         if offsets is not None:
             bins = torch.from_numpy(bins_of(rates[0, part])).to(device)
             reported = losses.detach().double() - torch.from_numpy(offsets).to(device)[bins]
             binned += _bin_sums(losses.detach()[0], bins)
         sums += loss_sums(losses, weight, reported)
-    return sums, binned
+    return sums, binned, torch.cat(carried)
 
 
 def _bin_sums(losses: Tensor, bins: Tensor) -> Tensor:

@@ -1,82 +1,71 @@
 """A run that stops and goes on ends where the uninterrupted one does, bit for bit."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from interrupted import (
+    assert_same_run,
+    density,
+    events_of,
+    last,
+    records_of,
+    run_once,
+    run_stopped,
+    state,
+)
 
-from raymdm.config.schema import METHODS, MethodSpec, Recipe
-from raymdm.diffusion.masking import smallest_rate
-from raymdm.training.loop import Job, Worker, train
-from raymdm.training.state import load_state
+from raymdm.config.schema import METHODS, Recipe
+from raymdm.training.loop import Job
 
 MakeRecipe = Callable[..., Recipe]
+STEPS = 12
 
 
-class _Stopped(Exception):
-    pass
+@pytest.fixture(scope="module")
+def whole(tiny_data: Path, make_recipe: MakeRecipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
+    """A run that nothing interrupted: evaluations at 4, 8 and 12, windows that end at 5, 10 and 12."""
+    job, folder = Job(make_recipe(), "standard", 42, tiny_data), tmp_path_factory.mktemp("whole")
+    run_once(job, folder)
+    return job, folder
 
 
-def _train(job: Job, folder: Path, resume: Path | None = None, stop_after: int | None = None) -> list[dict[str, float]]:
-    """Train, keep every checkpoint as folder/<step>, and return the records; stop after some checkpoints."""
-    records: list[dict[str, float]] = []
-    kept = 0
-
-    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        nonlocal kept
-        records.extend(metrics["records"])
-        if checkpoint:
-            shutil.copytree(checkpoint, folder / str(metrics["step"]))
-            kept += 1
-            if kept == stop_after:
-                raise _Stopped
-
-    train(job, Worker(report=report, resume=resume))
-    return records
+def _with(job: Job, every: int | None) -> Job:
+    train = job.recipe.train.model_copy(update={"checkpoint_every": every})
+    return Job(job.recipe.model_copy(update={"train": train}), job.method, job.seed, job.data, job.density)
 
 
-def _without_times(records: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("stop", range(1, STEPS + 1))
+def test_a_stop_in_any_step_changes_nothing(whole: tuple[Job, Path], tmp_path: Path, stop: int, every: int) -> None:
+    run_stopped(_with(whole[0], every), tmp_path / "run", [stop])
+    assert_same_run(tmp_path / "run", whole[1])
 
 
-def _density(folder: Path, method: MethodSpec) -> Path | None:
-    if not method.calibrated:
-        return None
-    path = folder / "density.json"
-    params = {"a": 0.8, "b": 0.3, "A": 0.5, "kappa": 0.9, "m": 2.5, "q": 6.0, "r": 0.9}
-    fit = {"kind": "epr", "params": params, "eps": smallest_rate(method.mask), "uniform_mix": 0.0}
-    path.write_text(json.dumps(fit | {"mask": method.calibration}))
-    return path
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stops=st.lists(st.integers(1, STEPS), min_size=2, max_size=5), every=st.sampled_from([None, 1, 2, 5]))
+def test_several_stops_change_nothing(
+    whole: tuple[Job, Path], tmp_path_factory: pytest.TempPathFactory, stops: list[int], every: int | None
+) -> None:
+    folder = tmp_path_factory.mktemp("stops")
+    run_stopped(_with(whole[0], every), folder, stops)
+    assert_same_run(folder, whole[1])
 
 
-def _assert_resumes(job: Job, folder: Path) -> None:
-    """Stopped at step 4, in the middle of a log window, and gone on with: nothing differs but the times."""
-    whole = _train(job, folder / "whole")
-    with pytest.raises(_Stopped):
-        _train(job, folder / "first", stop_after=1)
-    rest = _train(job, folder / "rest", resume=folder / "first" / "4")
-
-    final, resumed = (load_file(folder / name / "12" / "model" / "model.safetensors") for name in ("whole", "rest"))
-    assert all(torch.equal(final[name], resumed[name]) for name in final)
-    assert _without_times(rest)[0]["step"] <= 4, "reports before the stop may be lost, so all are sent again"
-    assert [r for r in _without_times(rest) if r["step"] > 4] == [r for r in _without_times(whole) if r["step"] > 4]
-    expected, found = (load_state(folder / name / "12") for name in ("whole", "rest"))
-    assert (found.ema, found.fit, found.interval) == (expected.ema, expected.fit, expected.interval)
-    assert {k: v for k, v in found.summary().items() if k != "train_seconds"} == {
-        k: v for k, v in expected.summary().items() if k != "train_seconds"
-    }
-
-
-@pytest.mark.parametrize("method", ["standard", "p_pots_mirror", "strats", "ema", "clipped_search", "stable", "arm"])
+@pytest.mark.parametrize("method", ["p_pots_mirror", "strats", "ema", "clipped_search", "stable", "arm"])
 def test_resumed_run_equals_the_uninterrupted_one(
     tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path, method: str
 ) -> None:
-    _assert_resumes(Job(make_recipe(), method, 42, tiny_data, _density(tmp_path, METHODS[method])), tmp_path)
+    """Stopped in the middle of a log window, right after a search and between evaluations."""
+    recipe = make_recipe(train__checkpoint_every=3)
+    job = Job(recipe, method, 42, tiny_data, density(tmp_path, METHODS[method]))
+    expected = records_of(run_once(job, tmp_path / "whole"))
+    found = records_of(run_stopped(job, tmp_path / "run", [5, 5]))
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert found == expected, "reports before the stop may be lost, so all are sent again"
 
 
 @pytest.mark.parametrize("fit", ["epr", "polynomial", "histogram"])
@@ -87,24 +76,48 @@ def test_resumed_run_goes_on_with_the_refitted_density(
     recipe = make_recipe(
         train__refit_every=3, calibrate__starts=2, methods={"refitted": {"extends": "p_pots", "fit": fit}}
     )
-    job = Job(recipe, "refitted", 42, tiny_data, _density(tmp_path, recipe.spec("refitted")))
-    _assert_resumes(job, tmp_path)
-    steps = [r["step"] for r in load_state(tmp_path / "rest" / "12").records if "drift/kl" in r]
-    assert steps == [3, 6, 9]
+    job = Job(recipe, "refitted", 42, tiny_data, density(tmp_path, recipe.spec("refitted")))
+    run_once(job, tmp_path / "whole")
+    run_stopped(job, tmp_path / "run", [6])
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert [r["step"] for r in state(tmp_path / "run").records if "drift/kl" in r] == [3, 6, 9]
 
 
-def test_a_finished_run_resumes_to_nothing(tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    job = Job(make_recipe(), "standard", 42, tiny_data)
-    _train(job, tmp_path / "whole")
-    assert {r["step"] for r in _train(job, tmp_path / "again", resume=tmp_path / "whole" / "12")} == {4, 5, 8, 10, 12}
-    assert not (tmp_path / "again").exists()
+def test_patience_is_not_renewed_by_a_stop(tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """A learning rate that makes it worse: the run ends early, at the same step."""
+    recipe = make_recipe(train__lr=0.1, train__patience=2, train__max_steps=40, train__checkpoint_every=1)
+    job = Job(recipe, "standard", 42, tiny_data)
+    run_once(job, tmp_path / "whole")
+    run_stopped(job, tmp_path / "run", [6, 4, 3])
+    assert last(tmp_path / "whole").step < 40
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_run_resumes_to_nothing(whole: tuple[Job, Path]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole[1].rglob("*")}
+    reports = run_once(whole[0], whole[1], stop=1)
+    assert len(reports) == 1, "no step was done"
+    assert {record["step"] for record in reports[0]["records"]} == {4, 5, 8, 10, 12}
+    assert {path: path.stat().st_mtime_ns for path in whole[1].rglob("*")} == before
+
+
+def test_a_run_says_where_it_went_on(whole: tuple[Job, Path], tmp_path: Path) -> None:
+    run_once(whole[0], tmp_path / "run", stop=7)
+    events = events_of(run_once(whole[0], tmp_path / "run"))
+    assert [(event["event"], event["step"]) for event in events] == [("resumed", 4)]
+
+
+def test_a_checkpoint_changes_nothing(whole: tuple[Job, Path], tmp_path: Path) -> None:
+    often = records_of(run_once(_with(whole[0], 1), tmp_path / "often"))
+    assert_same_run(tmp_path / "often", whole[1])
+    assert often == records_of(run_once(whole[0], tmp_path / "seldom"))
 
 
 def test_seed_and_method_decide_a_run_and_nothing_else(
     tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     runs = {
-        name: _without_times(_train(Job(make_recipe(), method, seed, tiny_data), tmp_path / name))
+        name: records_of(run_once(Job(make_recipe(), method, seed, tiny_data), tmp_path / name))
         for name, method, seed in [("a", "standard", 1), ("b", "standard", 1), ("c", "standard", 2)]
     }
     assert json.dumps(runs["a"]) == json.dumps(runs["b"])

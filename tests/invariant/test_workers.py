@@ -1,7 +1,7 @@
 """Two workers with gloo between them do what one does: moving averages, refit, search, and the norms they log."""
 
+import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,35 +11,31 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
+from interrupted import density, state, without_times
 
 from raymdm.config.schema import Recipe
-from raymdm.diffusion.masking import smallest_rate
-from raymdm.training.loop import Job, Worker, train
-from raymdm.training.state import load_state
+from raymdm.storage import Storage
+from raymdm.training.loop import Job, Worker, build, train, train_step
 
 MakeRecipe = Callable[..., Recipe]
 NAMES = ["ema", "refitted", "clipped_search"]
 
 
 def _train(jobs: list[Job], folder: Path, **worker: Any) -> None:
-    """Train all jobs; keeps each one's last checkpoint as folder/<method>, and rank 0's records beside it."""
+    """Train all jobs; checkpoints go to folder/<method>, and every rank's records beside it."""
     for job in jobs:
         records: list[dict[str, float]] = []
 
-        def report(metrics: dict[str, Any], checkpoint: Path | None, job: Job = job, records: list = records) -> None:
+        def report(metrics: dict[str, Any], records: list[dict[str, float]] = records) -> None:
             records.extend(metrics["records"])
-            if checkpoint:
-                shutil.copytree(checkpoint, folder / job.method, dirs_exist_ok=True)
 
-        train(job, Worker(report=report, **worker))
-        rank = worker.get("rank", 0)
-        (folder / f"{job.method}-{rank}.json").write_text(json.dumps(records))
+        train(job, Worker(report, Storage(str(folder / job.method)), **worker))
+        (folder / f"{job.method}-{worker.get('rank', 0)}.json").write_text(json.dumps(without_times(records)))
 
 
 def _worker(rank: int, jobs: list[Job], folder: Path, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    _train(jobs, folder, rank=rank, world_size=2, wrap=DistributedDataParallel)
+    _train(jobs, folder, rank=rank, world_size=2)
     dist.destroy_process_group()
 
 
@@ -51,13 +47,7 @@ def runs(tiny_data: Path, make_recipe: MakeRecipe, tmp_path_factory: pytest.Temp
         train__max_steps=6, train__eval_every=3, train__refit_every=2, calibrate__gradient_sequences=2,
         methods={"refitted": {"extends": "fixed_size_g_pots", "fit": "histogram"}},
     )  # fmt: skip
-    jobs = []
-    for name in NAMES:
-        method, path = recipe.spec(name), folder / f"{name}.json"
-        params = {"a": 0.8, "b": 0.3, "A": 0.5, "kappa": 0.9, "m": 2.5, "q": 6.0, "r": 0.9}
-        fit = {"kind": "epr", "params": params, "eps": smallest_rate(method.mask), "uniform_mix": 0.0}
-        path.write_text(json.dumps(fit | {"mask": method.calibration}))
-        jobs.append(Job(recipe, name, 42, tiny_data, path if method.calibrated else None))
+    jobs = [Job(recipe, name, 42, tiny_data, density(folder, recipe.spec(name))) for name in NAMES]
     one, two = folder / "one", folder / "two"
     one.mkdir()
     two.mkdir()
@@ -67,8 +57,8 @@ def runs(tiny_data: Path, make_recipe: MakeRecipe, tmp_path_factory: pytest.Temp
 
 
 def _records(folder: Path, name: str, rank: int = 0) -> list[dict[str, float]]:
-    records = json.loads((folder / f"{name}-{rank}.json").read_text())
-    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
+    records: list[dict[str, float]] = json.loads((folder / f"{name}-{rank}.json").read_text())
+    return records
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,19 +75,19 @@ def test_both_workers_know_the_same(runs: tuple[Path, Path], name: str) -> None:
 
 
 def test_moving_averages_agree(runs: tuple[Path, Path]) -> None:
-    one, two = (load_state(folder / "ema").ema for folder in runs)
+    one, two = (state(folder / "ema").ema for folder in runs)
     assert np.any(one)
     np.testing.assert_allclose(np.array(two), np.array(one), rtol=1e-4)
 
 
 def test_intervals_agree(runs: tuple[Path, Path]) -> None:
-    one, two = (load_state(folder / "clipped_search").interval for folder in runs)
+    one, two = (state(folder / "clipped_search").interval for folder in runs)
     assert one == two is not None
 
 
 def test_refits_agree(runs: tuple[Path, Path]) -> None:
     """Two refits, at 2 and 4, of 70 rates, 2 sequences and 1 mask each."""
-    one, two = (load_state(folder / "refitted") for folder in runs)
+    one, two = (state(folder / "refitted") for folder in runs)
     assert one.measured_rows == two.measured_rows == 2 * 70 * 2
     assert one.fit is not None
     assert two.fit is not None
@@ -110,8 +100,10 @@ def test_two_ranks_seed_their_dropout_apart(
     seeds: list[int] = []
     monkeypatch.setattr(torch, "manual_seed", seeds.append)
     monkeypatch.setattr(Worker, "sum", lambda self, values: values)
-    recipe = make_recipe(train__max_steps=3)
     for rank in range(2):
-        worker = Worker(report=lambda metrics, folder: None, rank=rank, world_size=2)
-        train(Job(recipe, "standard", 42, tiny_data), worker)
+        worker = Worker(lambda metrics: None, Storage(str(tmp_path)))
+        run = build(Job(make_recipe(), "standard", 42, tiny_data), worker, tmp_path)
+        run.worker = dataclasses.replace(worker, rank=rank, world_size=2)
+        for _ in range(3):
+            train_step(run)
     assert len(seeds) == len(set(seeds)) == 6

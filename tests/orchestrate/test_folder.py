@@ -1,4 +1,4 @@
-"""The sweep folder: creation, resume and refusal."""
+"""The sweep folder: its files, its lock, its copy on other storage."""
 
 import json
 import os
@@ -9,7 +9,9 @@ import pytest
 
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
-from raymdm.orchestrate.folder import SweepFolder, create, latest_unfinished, localised, owned, writable
+from raymdm.orchestrate.begin import create
+from raymdm.orchestrate.folder import SweepFolder, localised, writable
+from raymdm.storage import Storage
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -20,62 +22,6 @@ def test_a_new_folder_holds_recipe_and_state(make_recipe: MakeRecipe, tmp_path: 
     assert folder.recipe() == recipe
     assert folder.state()["status"] == "running"
     assert set(folder.state()["environment"]) >= {"ray", "torch", "python"}
-
-
-def test_resume_finds_the_unfinished_sweep(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(output=str(tmp_path))
-    folder = create(recipe)
-    folder.update(status="interrupted")
-    assert latest_unfinished(recipe) == folder
-
-
-def test_a_finished_sweep_is_not_resumed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(output=str(tmp_path))
-    create(recipe).update(status="finished")
-    with pytest.raises(UserError, match="no unfinished sweep 'tiny-test'"):
-        latest_unfinished(recipe)
-
-
-def test_a_changed_recipe_is_not_resumed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    create(make_recipe(output=str(tmp_path)))
-    with pytest.raises(UserError, match=r"train.lr: 0.003 -> 0.1"):
-        latest_unfinished(make_recipe(output=str(tmp_path), train__lr=0.1))
-
-
-def test_a_sweep_of_another_version_is_not_resumed(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(output=str(tmp_path))
-    create(recipe).update(config_hash="000000000000", raymdm_version="0.0.7")
-    with pytest.raises(UserError, match=r"another version of raymdm \(0\.0\.7; this is .*start a new sweep") as raised:
-        latest_unfinished(recipe)
-    assert "another recipe" not in str(raised.value)
-
-
-def test_what_does_not_change_results_may_change_and_holds_from_then_on(
-    make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
-    folder = create(make_recipe(output=str(tmp_path)))
-    changed = make_recipe(output=str(tmp_path), sweep__max_concurrent=1, train__cpus_per_worker=0.3)
-    assert latest_unfinished(changed) == folder
-    assert folder.recipe() == changed
-
-
-def test_sweeps_of_other_names_and_recipes_are_passed_over(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    mine = make_recipe(output=str(tmp_path))
-    folder = create(mine)
-    folder.path.rename(tmp_path / "tiny-test-20260101-000000")
-    other = create(make_recipe(output=str(tmp_path), train__lr=0.1))
-    other.path.rename(tmp_path / "tiny-test-20260102-000000")
-    longer = create(make_recipe(output=str(tmp_path), name="tiny-test-9"))
-    longer.path.rename(tmp_path / "tiny-test-9-20260103-000000")
-    assert latest_unfinished(mine).path.name == "tiny-test-20260101-000000"
-
-
-def test_a_sweep_is_run_by_one_process(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    folder = create(make_recipe(output=str(tmp_path)))
-    with owned(folder), pytest.raises(UserError, match="another process"), owned(folder):
-        pass
-    with owned(folder):
-        pass
 
 
 def test_local_folders_become_absolute_and_hub_names_stay(
@@ -122,3 +68,28 @@ def test_a_read_only_output_is_refused(tmp_path: Path) -> None:
 def test_a_missing_sweep_folder_is_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         SweepFolder(tmp_path).state()
+
+
+def test_the_state_and_the_recipe_reach_the_storage(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(output=str(tmp_path / "here"), storage_path=str(tmp_path / "there"))
+    folder = create(recipe)
+    folder.update(slots=3)
+    theirs = Storage(str(tmp_path / "there" / folder.path.name))
+    assert json.loads(theirs.read("sweep.json")) == folder.state()
+    assert theirs.read("recipe.yaml") == (folder.path / "recipe.yaml").read_bytes()
+    assert folder.storage.uri == theirs.uri
+
+
+def test_what_a_run_left_is_fetched_without_its_model(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = create(make_recipe(output=str(tmp_path / "here"), storage_path=str(tmp_path / "there")))
+    for name in ("result.json", "model/model.safetensors"):
+        folder.storage.write(f"trials/standard-s1/{name}", b"{}")
+    folder.pull("standard", 1)
+    assert [path.name for path in folder.trial("standard", 1).iterdir()] == ["result.json"]
+
+
+def test_a_model_that_other_nodes_cannot_see_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    base = make_recipe(output=str(tmp_path), storage_path="s3://bucket/folder")
+    model = base.model.model_copy(update={"kind": "pretrained", "path": str(tmp_path)})
+    with pytest.raises(UserError, match="copy it to s3://bucket/folder"):
+        localised(base.model_copy(update={"model": model}))

@@ -16,7 +16,8 @@ from raymdm.comparison.analysis import analyse
 from raymdm.comparison.metrics import METRICS
 from raymdm.comparison.reading import runs_of_sweeps
 from raymdm.config.schema import Recipe
-from raymdm.orchestrate.folder import SweepFolder, create, write_json
+from raymdm.orchestrate.begin import create
+from raymdm.orchestrate.folder import SweepFolder, write_json
 from raymdm.orchestrate.rounds import Cell, Cells, cells_so_far, finished, next_round
 from raymdm.orchestrate.sweep import outcome
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from raymdm.config.load import dump_recipe
 from raymdm.config.schema import Recipe
-from raymdm.orchestrate.folder import create, write_json
+from raymdm.orchestrate.begin import create
+from raymdm.orchestrate.folder import write_json
+from raymdm.orchestrate.observer import params
 from raymdm.orchestrate.rounds import finished
-from raymdm.orchestrate.sweep import outcome, params, without_secrets
+from raymdm.orchestrate.sweep import outcome, without_secrets
 
 MakeRecipe = Callable[..., Recipe]
 

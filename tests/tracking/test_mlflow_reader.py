@@ -10,7 +10,7 @@ from raymdm.comparison.longform import runs_of_frames
 from raymdm.comparison.metrics import METRICS
 from raymdm.config.load import UNHASHED
 from raymdm.errors import UserError
-from raymdm.orchestrate.sweep import params
+from raymdm.orchestrate.observer import params
 from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri
 from raymdm.tracking.mlflow_reader import LABELS, read_experiment
 from raymdm.tracking.mlflow_tracker import MlflowTracker

@@ -5,15 +5,20 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri
+from raymdm.tracking.mlflow_connection import Connection, connect
 from raymdm.tracking.mlflow_report import log_to_sweep
 from raymdm.tracking.mlflow_tracker import MlflowTracker
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Connection:
-    """A SQLite store with the finished sweep `sweep-1`."""
-    connection = connect(sqlite_uri(tmp_path / "mlflow.db"), "experiment", tmp_path / "artifacts")
+def experiment(request: pytest.FixtureRequest) -> str:
+    return request.node.name
+
+
+@pytest.fixture
+def connection(store: Connection, experiment: str, tmp_path: Path) -> Connection:
+    """An experiment of the test's own, with the finished sweep `sweep-1`."""
+    connection = connect(store.uri, experiment, tmp_path / "artifacts")
     MlflowTracker(connection, "sweep-1").close("finished")
     return connection
 
@@ -27,10 +32,10 @@ def report(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_report_is_an_artifact_of_the_sweep_s_run(store: Connection, report: Path) -> None:
-    assert log_to_sweep(store.uri, "experiment", "sweep-1", [report / "report.html"], report / "figures")
-    client = MlflowClient(store.uri)
-    (run,) = client.search_runs([store.experiment_id])
+def test_the_report_is_an_artifact_of_the_sweep_s_run(connection: Connection, experiment: str, report: Path) -> None:
+    assert log_to_sweep(connection.uri, experiment, "sweep-1", [report / "report.html"], report / "figures")
+    client = MlflowClient(connection.uri)
+    (run,) = client.search_runs([connection.experiment_id])
     assert [item.path for item in client.list_artifacts(run.info.run_id, "report")] == [
         "report/figures",
         "report/report.html",
@@ -41,12 +46,13 @@ def test_the_report_is_an_artifact_of_the_sweep_s_run(store: Connection, report:
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("experiment", "sweep"), [("experiment", "sweep-2"), ("another", "sweep-1")])
+@pytest.mark.parametrize(("other", "sweep"), [("", "sweep-2"), ("another", "sweep-1")])
 def test_a_run_that_is_not_there_is_a_warning(
-    store: Connection, report: Path, caplog: pytest.LogCaptureFixture, experiment: str, sweep: str
+    connection: Connection, experiment: str, report: Path, caplog: pytest.LogCaptureFixture, other: str, sweep: str
 ) -> None:
-    assert not log_to_sweep(store.uri, experiment, sweep, [report / "report.html"], report / "figures")
-    assert f"no run of {sweep} in experiment {experiment}" in caplog.text
+    name = other or experiment
+    assert not log_to_sweep(connection.uri, name, sweep, [report / "report.html"], report / "figures")
+    assert f"no run of {sweep} in experiment {name}" in caplog.text
 
 
 def test_a_dead_server_is_a_warning_without_its_password(report: Path, caplog: pytest.LogCaptureFixture) -> None:

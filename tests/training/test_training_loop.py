@@ -1,6 +1,5 @@
 """The loop: learning rate, windows, early stopping, the best model."""
 
-import shutil
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
+from raymdm.storage import Storage
 from raymdm.training import loop, run
 from raymdm.training.loop import Job, Worker, learning_rate, train
 from raymdm.training.state import load_state
@@ -21,13 +21,7 @@ MakeRecipe = Callable[..., Recipe]
 
 def _run(job: Job, folder: Path) -> list[dict[str, Any]]:
     reports: list[dict[str, Any]] = []
-
-    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        reports.append(metrics)
-        if checkpoint:
-            shutil.copytree(checkpoint, folder / str(metrics["step"]))
-
-    train(job, Worker(report=report))
+    train(job, Worker(report=reports.append, checkpoints=Storage(str(folder))))
     return reports
 
 
@@ -74,13 +68,16 @@ def test_early_stopping_keeps_the_best_model(
 ) -> None:
     scripted = iter([3.0, 2.0, 2.5, 2.6, 1.0])
     monkeypatch.setattr(loop, "validation_sums", lambda *_: torch.tensor([next(scripted), 1.0], dtype=torch.float64))
-    recipe = make_recipe(train__patience=2, train__max_steps=40)
+    recipe = make_recipe(train__patience=2, train__max_steps=40, train__keep_checkpoints=9)
     _run(Job(recipe, "standard", 1, tiny_data), tmp_path)
-    state = load_state(tmp_path / "16")
+    state = load_state(tmp_path / "step-00000016")
     assert (state.step, state.best_step, state.best_nll) == (16, 8, 2.0)
-    best, then = load_file(tmp_path / "16/best/model.safetensors"), load_file(tmp_path / "8/model/model.safetensors")
+    best, then = (
+        load_file(tmp_path / "step-00000016/best/model.safetensors"),
+        load_file(tmp_path / "step-00000008/model/model.safetensors"),
+    )
     assert all(torch.equal(best[name], then[name]) for name in best)
-    last = load_file(tmp_path / "16/model/model.safetensors")
+    last = load_file(tmp_path / "step-00000016/model/model.safetensors")
     assert any(not torch.equal(best[name], last[name]) for name in best)
     assert state.totals_steps == 16, "the window that early stopping cut short counts too"
 

@@ -1,0 +1,192 @@
+"""The folder that a sweep runs in: a new one, or that of a sweep which goes on or grows."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from raymdm import __version__
+from raymdm.config.load import config_hash, conflicts, dump_recipe
+from raymdm.config.schema import Recipe
+from raymdm.errors import UserError
+from raymdm.orchestrate.folder import RESULTS, SweepFolder, git_commit, trial_name
+from raymdm.orchestrate.ownership import held
+from raymdm.storage import Storage
+
+PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "scipy", "mlflow")
+STAMP = "%Y%m%d-%H%M%S"
+
+
+def create(recipe: Recipe) -> SweepFolder:
+    """A new folder `<output>/<name>-<time>` with recipe.yaml and sweep.json.
+
+    Raises UserError when it cannot be written, or while another process runs the same sweep.
+    """
+    for folder in _sweeps(recipe):
+        if folder.state()["config_hash"] == config_hash(recipe) and held(folder.path):
+            raise UserError(
+                f"{folder.path} is this sweep, and another process is running it: wait for it, or stop it first. "
+                "`raymdm status` shows how far it is"
+            )
+    path = Path(recipe.output).absolute() / f"{recipe.name}-{_stamp(recipe)}"
+    try:
+        path.mkdir(parents=True)
+        (path / "recipe.yaml").write_text(dump_recipe(recipe))
+    except OSError as error:
+        raise UserError(
+            f"output: cannot write to {path} ({error.strerror}): choose another folder with output=DIR"
+        ) from None
+    state: dict[str, Any] = {
+        "name": recipe.name,
+        "config_hash": config_hash(recipe),
+        "git_commit": git_commit(),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "status": "running",
+        "raymdm_version": __version__,
+        "hardware": hardware(),
+        "environment": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "wall_seconds": 0.0,
+        "stage_seconds": {},
+        "mlflow_uri": None,
+        "experiment": recipe.tracking.experiment or recipe.name,
+        "slots": None,
+        "rounds": [],
+        "stopped": None,
+    }
+    folder = SweepFolder(path, _mirror(recipe, path.name))
+    folder.write("sweep.json", json.dumps(state, indent=1))
+    folder.push("recipe.yaml")
+    return folder
+
+
+def latest(recipe: Recipe) -> SweepFolder:
+    """The newest sweep that goes on with this recipe: one that has not finished, or whose grid the recipe extends.
+
+    Sweeps of the same name that ran another recipe are passed over. Raises UserError when there is none; when only such
+    sweeps are left, it shows what differs in the newest, or that another version of raymdm began it.
+    """
+    _adopt(recipe)
+    folders = _sweeps(recipe)
+    for folder in folders:
+        if not _conflicts(folder, recipe) and _left(folder, recipe):
+            return folder
+    unfinished = [folder for folder in folders if folder.state()["status"] != "finished"]
+    if not unfinished:
+        done = next((folder for folder in folders if not _conflicts(folder, recipe)), None)
+        where = f"{done.path} is done" if done else f"there is none in {recipe.output} with this recipe"
+        raise UserError(
+            f"no unfinished sweep {recipe.name!r}: {where}. Add seeds or methods to it, or start one without --resume"
+        )
+    newest = unfinished[0]
+    changed = "\n".join(f"  {line}" for line in conflicts(newest.recipe(), recipe))
+    if not changed:
+        raise UserError(
+            f"{newest.path} has this recipe, but was begun by another version of raymdm "
+            f"({newest.state()['raymdm_version']}; this is {__version__}), in which it may mean something else: start "
+            "a new sweep without --resume"
+        )
+    raise UserError(
+        f"{newest.path} was started with another recipe, so its runs cannot go on with this one:\n{changed}\n"
+        "Undo the changes to resume, or start a new sweep without --resume"
+    )
+
+
+def opened(path: Path) -> SweepFolder:
+    """A sweep by its folder. Raises UserError where it is none."""
+    if not (path / "sweep.json").is_file() or not (path / "recipe.yaml").is_file():
+        raise UserError(
+            f"{path} is not a sweep: it needs sweep.json and recipe.yaml. Name a folder that `raymdm sweep` made"
+        )
+    folder = SweepFolder(path.absolute())
+    return SweepFolder(folder.path, _mirror(folder.recipe(), path.absolute().name))
+
+
+def set_aside(folder: SweepFolder, cell: tuple[str, int]) -> None:
+    """Keep a failed run's result under another name, so that the run is open again."""
+    target, name = folder.trial(*cell), trial_name(*cell)
+    number = 1 + len(list(target.glob("failure-*.json")))
+    result = json.loads((target / "result.json").read_text())
+    folder.write(f"trials/{name}/failure-{number}.json", json.dumps(result, indent=1))
+    (target / "result.json").unlink()
+    if folder.mirror:
+        folder.mirror.delete(f"trials/{name}/result.json")
+
+
+def hardware() -> str:
+    """The machine, for reports."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def _sweeps(recipe: Recipe) -> list[SweepFolder]:
+    """The sweeps of the recipe's name, the newest first."""
+    paths = sorted(Path(recipe.output).absolute().glob(f"{recipe.name}-[0-9]*-[0-9]*/sweep.json"), reverse=True)
+    folders = [SweepFolder(path.parent, _mirror(recipe, path.parent.name)) for path in paths]
+    return [folder for folder in folders if folder.state()["name"] == recipe.name]
+
+
+def _conflicts(folder: SweepFolder, recipe: Recipe) -> bool:
+    begun = folder.recipe()
+    other_version = folder.state()["config_hash"] != config_hash(begun)
+    return other_version or bool(conflicts(begun, recipe))
+
+
+def _left(folder: SweepFolder, recipe: Recipe) -> bool:
+    """Whether the sweep has anything to do for this recipe."""
+    if folder.state()["status"] != "finished":
+        return True
+    begun = folder.recipe().sweep
+    if not isinstance(begun.seeds, list) or not isinstance(recipe.sweep.seeds, list):
+        return False
+    return bool({*recipe.sweep.methods} - {*begun.methods} or {*recipe.sweep.seeds} - {*begun.seeds})
+
+
+def _stamp(recipe: Recipe) -> str:
+    """The time in the folder's name: later than that of every other sweep of the name, even if the clock went back."""
+    now = datetime.now().replace(microsecond=0)
+    names = (folder.path.name.removeprefix(f"{recipe.name}-") for folder in _sweeps(recipe))
+    taken = [moment for name in names if (moment := _moment(name))]
+    return max([now, *(moment + timedelta(seconds=1) for moment in taken)]).strftime(STAMP)
+
+
+def _moment(stamp: str) -> datetime | None:
+    try:
+        return datetime.strptime(stamp, STAMP)
+    except ValueError:
+        return None
+
+
+def _mirror(recipe: Recipe, name: str) -> Storage | None:
+    return Storage(recipe.storage_path).child(name) if recipe.storage_path else None
+
+
+def _adopt(recipe: Recipe) -> None:
+    """Fetch sweeps that another machine began on the storage, as far as a driver needs them."""
+    if not recipe.storage_path:
+        return
+    storage = Storage(recipe.storage_path)
+    for name in storage.names():
+        if not _is_of(recipe, name) or not storage.exists(f"{name}/sweep.json"):
+            continue
+        theirs, path = storage.child(name), Path(recipe.output).absolute() / name
+        for file in _needed(theirs):
+            if not (path / file).exists():
+                theirs.get(file, path / file)
+
+
+def _is_of(recipe: Recipe, name: str) -> bool:
+    return name.startswith(f"{recipe.name}-") and _moment(name.removeprefix(f"{recipe.name}-")) is not None
+
+
+def _needed(sweep: Storage) -> Iterator[str]:
+    """Files and folders of a sweep that its driver reads; sweep.json last, because it makes the folder a sweep."""
+    yield "recipe.yaml"
+    if sweep.exists("calibrations"):
+        yield "calibrations"
+    for trial in sweep.names("trials"):
+        for file in set(sweep.names(f"trials/{trial}")) & set(RESULTS):
+            yield f"trials/{trial}/{file}"
+    yield "sweep.json"

@@ -1,0 +1,170 @@
+"""What a sweep's driver hears of its runs, and whom it tells: the trackers, the screen, the runs' folders."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from raymdm.config.load import config_hash
+from raymdm.config.schema import Recipe
+from raymdm.orchestrate.folder import SweepFolder, trial_name
+from raymdm.orchestrate.progress import Progress
+from raymdm.orchestrate.rounds import Cell
+from raymdm.storage import StorageError
+from raymdm.tracking.tracker import Tracker, TrialStatus
+
+TOLD = {"broken_checkpoint", "skipped_step", "preempted"}
+"""Events that a person who watches should see at once; the others are written down."""
+P = ParamSpec("P")
+
+
+def _kept_alive(method: Callable[Concatenate["Observer", P], None]) -> Callable[Concatenate["Observer", P], None]:
+    """A disk that is full or gone ends the sweep in good order, not in the middle of Tune."""
+
+    @wraps(method)
+    def safely(self: "Observer", *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except StorageError as error:
+            self.problem = self.problem or str(error)
+        except OSError as error:
+            self.problem = self.problem or f"{self.folder.path}: {error.strerror or error}"
+
+    return safely
+
+
+@dataclass
+class Observer(tune.Callback):
+    """Passes on what Tune hears from the runs."""
+
+    recipe: Recipe
+    folder: SweepFolder
+    tracker: Tracker
+    progress: Progress
+    problem: str | None = None
+    """Why no run can go on: storage refuses."""
+    failed: list[str] = field(default_factory=list)
+    """Runs that failed in this process's time."""
+    training: set[str] = field(default_factory=set)
+    """Runs that hold training's resources."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return tune.Callback, ()  # Tune saves its callbacks; this one belongs to the process
+
+    @_kept_alive
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.training.add(name_of(trial))
+        self._start(tuple(trial.config["cell"]))
+        self.progress.started(name_of(trial))
+
+    @_kept_alive
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if result.get("phase") == "stopped":
+            self.problem = self.problem or result["problem"]
+        elif "phase" in result:
+            if result["phase"] == "scoring":
+                self.training.discard(name_of(trial))
+            self.tracker.log(name_of(trial), result["records"])
+            self._note(trial, result["events"])
+            self.progress.result(name_of(trial), result)
+
+    @_kept_alive
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.training.discard(name_of(trial))
+        method, seed = trial.config["cell"]
+        self.folder.pull(method, seed)
+        if (self.folder.trial(method, seed) / "result.json").exists():  # else it was stopped from outside
+            self.progress.ended(name_of(trial), self._end((method, seed)))
+
+    @_kept_alive
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The run's process was lost more often than the recipe allows."""
+        self.training.discard(name_of(trial))
+        method, seed = trial.config["cell"]
+        error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+        failure = {"task": self.recipe.data.task, "model": self.recipe.model_for(method).path or "tiny",
+                   "method": method, "seed": seed, "status": "failed", "error": error, "metrics": {}}  # fmt: skip
+        self.folder.write(f"trials/{name_of(trial)}/result.json", json.dumps(failure, indent=1))
+        self.progress.ended(name_of(trial), self._end((method, seed)))
+
+    def replay(self, cell: Cell) -> None:
+        """Tell the tracker of a cell that ended before: the sweep may have ended before it heard of it."""
+        self._start(cell)
+        records = self.folder.trial(*cell) / "records.json"
+        if records.exists():
+            self.tracker.log(trial_name(*cell), json.loads(records.read_text())["records"])
+        self._end(cell)
+
+    def _start(self, cell: Cell) -> None:
+        method, seed = cell
+        tags = sweep_tags(self.recipe, self.folder) | {"method": method, "seed": str(seed)}
+        self.tracker.start(trial_name(method, seed), params(self.recipe, method, seed), tags)
+
+    def _note(self, trial: Trial, events: list[dict[str, Any]]) -> None:
+        """Keep what happened in the run's events.jsonl."""
+        if not events:
+            return
+        path = self.folder.path / "trials" / name_of(trial) / "events.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(event) + "\n" for event in events)
+        for event in events:
+            if event["event"] in TOLD:
+                line = f"{name_of(trial)}, step {event['step']}: {event['message'].splitlines()[0]}"
+                self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _end(self, cell: Cell) -> TrialStatus:
+        """Tell the tracker what result.json says; returns the run's status."""
+        name, path = trial_name(*cell), self.folder.trial(*cell)
+        result = json.loads((path / "result.json").read_text())
+        status: TrialStatus = result["status"]
+        self.tracker.log_summary(name, result["metrics"])
+        method = self.recipe.spec(cell[0])
+        files = [path / "scores.parquet", path / "events.jsonl", self.folder.path / "recipe.yaml"]
+        if method.calibrated:
+            density = self.folder.calibrations / method.calibration
+            files += [density / "density.json", density / "density.png"]
+        self.tracker.artifacts(name, [file for file in files if file.exists()])
+        self.tracker.finish(name, status, result["error"])
+        if status == "failed":
+            self.failed.append(name)
+        return status
+
+
+class Stopper(tune.Stopper):
+    """Ends the whole sweep when storage refuses or, where the recipe says so, when a run has failed."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return tune.stopper.NoopStopper, ()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        fail_fast = self._observer.recipe.sweep.on_failure == "fail_fast"
+        return bool(self._observer.problem or (fail_fast and self._observer.failed))
+
+
+def name_of(trial: Trial) -> str:
+    return trial_name(*trial.config["cell"])
+
+
+def sweep_tags(recipe: Recipe, folder: SweepFolder) -> dict[str, str]:
+    """Tags of a sweep's MLflow run and of those of its cells."""
+    commit = folder.state()["git_commit"] or "none"
+    return {"config_hash": config_hash(recipe), "git_commit": commit, "task": recipe.data.task}
+
+
+def params(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
+    """A run's parameters for MLflow: the resolved recipe with this run's method and seed, and the method's parts."""
+    resolved = recipe.model_copy(update={"method": method, "seed": seed}).model_dump(mode="json", exclude={"sweep"})
+    return resolved | {"method_parts": recipe.spec(method).model_dump(mode="json")}

@@ -1,0 +1,27 @@
+"""Whether the node that a process runs on will be taken away, as Ray hears of it from its autoscaler."""
+
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+
+import ray
+
+POLL_S = 5.0
+
+
+@lru_cache(maxsize=1)
+def notice() -> Callable[[], bool]:
+    """A function that says whether this process's node is being drained, cheap enough to call at every step."""
+    gone = threading.Event()
+    node = ray.get_runtime_context().get_node_id()
+
+    def watch() -> None:
+        while not gone.is_set() and ray.is_initialized():
+            # what Ray Train's own watcher asks; there is no public call that a loop could make at every step
+            if node in ray._private.state.state.get_draining_nodes():
+                gone.set()
+            time.sleep(POLL_S)
+
+    threading.Thread(target=watch, name="raymdm-preemption", daemon=True).start()
+    return gone.is_set

@@ -1,0 +1,41 @@
+"""Failed runs of a sweep, once more."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from raymdm.config.load import conflicts, load_recipe
+from raymdm.errors import UserError
+from raymdm.orchestrate.begin import opened, set_aside
+from raymdm.orchestrate.folder import SweepFolder, trial_name
+from raymdm.orchestrate.ownership import owned
+from raymdm.orchestrate.rounds import cells_so_far, ended, finished
+from raymdm.orchestrate.sweep import go_on
+
+
+def retry(path: Path, names: Sequence[str], overrides: Sequence[str], console: Console) -> SweepFolder:
+    """Run failed cells of a sweep again, and those that have not ended; an earlier error stays as failure-N.json.
+
+    names: of runs, such as `mirror-s42`; empty for all that failed. Raises UserError where one did not fail, and for
+    overrides that would change results.
+    """
+    folder = opened(path)
+    begun = folder.recipe()
+    recipe = load_recipe(folder.path / "recipe.yaml", overrides)
+    if changed := conflicts(begun, recipe):
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise UserError(f"{folder.path}: its runs cannot go on with another recipe:\n{lines}\nLeave these fields alone")
+    failed = {
+        trial_name(*cell): cell
+        for cell in cells_so_far(begun, folder)
+        if ended(folder, cell) and not finished(folder, cell)
+    }
+    if not failed:
+        raise UserError(f"{folder.path}: no run has failed. Go on with what is left by raymdm sweep RECIPE --resume")
+    if unknown := [name for name in names if name not in failed]:
+        raise UserError(f"{folder.path}: {unknown[0]} has not failed. Failed: {', '.join(failed)}")
+    with owned(folder):
+        for name in names or failed:
+            set_aside(folder, failed[name])
+    return go_on(folder, recipe, console)

@@ -1,0 +1,54 @@
+"""A sweep belongs to one process, on one machine or several."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from raymdm.config.schema import Recipe
+from raymdm.errors import UserError
+from raymdm.orchestrate import ownership
+from raymdm.orchestrate.begin import create
+from raymdm.orchestrate.folder import SweepFolder
+from raymdm.orchestrate.ownership import OWNER, owned
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "BEAT_S", 0.1)
+
+
+@pytest.fixture
+def folder(make_recipe: MakeRecipe, tmp_path: Path) -> SweepFolder:
+    return create(make_recipe(output=str(tmp_path / "here"), storage_path=str(tmp_path / "there")))
+
+
+def test_a_sweep_is_run_by_one_process(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    folder = create(make_recipe(output=str(tmp_path)))
+    with owned(folder), pytest.raises(UserError, match="another process"), owned(folder):
+        pass
+    with owned(folder):
+        pass
+
+
+def test_the_mark_on_the_storage_goes_with_its_owner(folder: SweepFolder) -> None:
+    with owned(folder):
+        pass
+    assert not folder.storage.exists(OWNER)
+
+
+def test_an_owner_elsewhere_that_lives_is_respected(folder: SweepFolder, tmp_path: Path) -> None:
+    other = SweepFolder(tmp_path / "elsewhere", folder.mirror)
+    other.path.mkdir()
+    with owned(other), pytest.raises(UserError, match="is being run by process"), owned(folder):
+        pass
+
+
+def test_a_mark_that_stands_still_is_taken_over(folder: SweepFolder) -> None:
+    mark = {"host": "gone", "pid": 1, "folder": "/elsewhere", "token": "x", "beat": 7}
+    folder.storage.write(OWNER, json.dumps(mark).encode())
+    with owned(folder):
+        pass
