@@ -10,6 +10,7 @@ after recipe and weights, and are not made again.
 import argparse
 import hashlib
 import json
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,8 +28,10 @@ from raymdm.evaluation.generate import generate_and_score
 from raymdm.models.load import load_model
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate, calibrations
+from raymdm.storage import Storage
+from raymdm.training.checkpoints import newest
 from raymdm.training.loop import Job, Worker, train
-from raymdm.training.state import RunState, load_state
+from raymdm.training.state import load_state
 
 METHODS = "standard,p_pots,mirror,p_pots_mirror,fixed_size_p_pots,fixed_size_g_pots,stable"
 
@@ -68,22 +71,20 @@ def run(recipe_json: str, method: str, seed: int, data: str, density: str, resul
     torch.set_num_threads(1)
     recipe = Recipe.model_validate_json(recipe_json)
     steps = recipe.train.share(recipe.spec(method).views, 0).max_steps
-    kept: dict[str, Any] = {}
-
-    def report(metrics: dict[str, Any], folder: Path | None) -> None:
-        if folder is None:
-            return
-        state: RunState = load_state(folder)
-        kept.update(state.summary())
-        if scored and state.step == steps:
+    job = Job(recipe, method, seed, Path(data), Path(density) if density else None)
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(str(Path(folder) / "run"))
+        train(job, Worker(lambda metrics: None, storage))
+        last = newest(storage, Path(folder) / "last")
+        assert last is not None and last.step == steps
+        kept: dict[str, Any] = load_state(last.path).summary()
+        if scored:
             tokenizer = loading.tokenizer(Path(data))
-            model = load_model(recipe.model, tokenizer, "mdm", folder / "best")
+            model = load_model(recipe.model, tokenizer, "mdm", last.path / "best")
             split = loading.load_split(Path(data), "test", recipe.evaluate.max_examples)
             task, every = loading.meta(Path(data))["task"], np.arange(len(split))
             found = generate_and_score(model, tokenizer, "mdm", split, every, task, recipe.evaluate)
             kept["accuracy"] = float(np.mean(found["score"]))
-
-    train(Job(recipe, method, seed, Path(data), Path(density) if density else None), Worker(report=report))
     Path(result).write_text(json.dumps(kept))
 
 

@@ -21,6 +21,7 @@ from raymdm.config.load import load_recipe
 from raymdm.data import loading
 from raymdm.data.prepare import prepare
 from raymdm.diffusion.objective import noise, sequence_losses
+from raymdm.storage import Storage
 from raymdm.training.draws import draw_rates, draw_step_masks
 from raymdm.training.loop import Job, Run, Worker, build, train_step
 
@@ -36,7 +37,7 @@ SHAPES = {
 def _run(arguments: list[str], method: str, scratch: Path) -> Run:
     recipe = load_recipe(arguments[0], arguments[1:])
     data = prepare(recipe.data, recipe.model, scratch / "cache")
-    return build(Job(recipe, method, 42, data), Worker(report=lambda metrics, folder: None), scratch)
+    return build(Job(recipe, method, 42, data), Worker(lambda metrics: None, Storage(str(scratch / "run"))), scratch)
 
 
 def _bare_step(run: Run, step: int) -> Callable[[], None]:

@@ -56,8 +56,7 @@ def measure(connection: Connection, trials: int, title: str) -> Table:
         timed("log_summary", tracker.log_summary, trial, SUMMARY)
         timed("finish", tracker.finish, trial, "finished")
     told = time.perf_counter() - begun
-    if hasattr(tracker, "flush"):
-        tracker.flush(3600)
+    assert tracker.flush(3600)
     timed("close", tracker.close, "finished")
     whole = time.perf_counter() - begun
     table = Table("call", "calls", "median ms", "last tenth's median ms", "worst ms", title=f"{trials} trials, {title}")

@@ -19,6 +19,7 @@ from raymdm.config.schema import Recipe
 from raymdm.data.prepare import prepare
 from raymdm.models.load import save_model
 from raymdm.orchestrate.diagnose import diagnose
+from raymdm.storage import Storage
 from raymdm.training.loop import Job, Worker, build, evaluate, train_step
 
 RECIPE = "jobs/recipes/gsm8k-variance.yaml"
@@ -31,7 +32,7 @@ def train_models(recipe: Recipe, minutes: float, folder: Path, console: Console)
         return models
     data = prepare(recipe.data, recipe.model, Path(recipe.output) / "cache" / "data")
     job = Job(recipe, recipe.method, recipe.seed, data)
-    run = build(job, Worker(report=lambda metrics, checkpoint: None), folder / "scratch")
+    run = build(job, Worker(lambda metrics: None, Storage(str(folder / "run"))), folder / "scratch")
     save_model(run.denoiser.model, models[0])
     started = time.monotonic()
     for share, model in ((0.5, models[1]), (1.0, models[2])):

@@ -53,9 +53,8 @@ def load_model(
     check_interface(loaded)
     if family == "mdm":
         _make_bidirectional(loaded)
-        assert_bidirectional(loaded)
-    else:
-        assert_causal(loaded)
+    if weights is None:  # a run's start has asked; weights that a run drove to saturation can no longer answer
+        (assert_bidirectional if family == "mdm" else assert_causal)(loaded)
     check_head(loaded)
     return loaded
 

@@ -14,8 +14,9 @@ from raymdm.config.load import config_hash
 from raymdm.config.schema import Recipe
 from raymdm.orchestrate.folder import SweepFolder, trial_name
 from raymdm.orchestrate.progress import Progress
-from raymdm.orchestrate.rounds import Cell
+from raymdm.orchestrate.rounds import Cell, ended
 from raymdm.storage import StorageError
+from raymdm.tracking.jsonl import recover
 from raymdm.tracking.tracker import Tracker, TrialStatus
 
 TOLD = {"broken_checkpoint", "skipped_step", "preempted"}
@@ -59,7 +60,7 @@ class Observer(tune.Callback):
     @_kept_alive
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.training.add(name_of(trial))
-        self._start(tuple(trial.config["cell"]))
+        tell_start(self.tracker, self.recipe, self.folder, tuple(trial.config["cell"]))
         self.progress.started(name_of(trial))
 
     @_kept_alive
@@ -81,7 +82,12 @@ class Observer(tune.Callback):
         method, seed = trial.config["cell"]
         self.folder.pull(method, seed)
         if (self.folder.trial(method, seed) / "result.json").exists():  # else it was stopped from outside
-            self.progress.ended(name_of(trial), self._end((method, seed)))
+            self._ended(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """The run's process was lost, and another one goes on."""
+        self.training.discard(name_of(trial))
+        self._say(f"{name_of(trial)}: its process was lost; it goes on from its last checkpoint")
 
     @_kept_alive
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -92,20 +98,7 @@ class Observer(tune.Callback):
         failure = {"task": self.recipe.data.task, "model": self.recipe.model_for(method).path or "tiny",
                    "method": method, "seed": seed, "status": "failed", "error": error, "metrics": {}}  # fmt: skip
         self.folder.write(f"trials/{name_of(trial)}/result.json", json.dumps(failure, indent=1))
-        self.progress.ended(name_of(trial), self._end((method, seed)))
-
-    def replay(self, cell: Cell) -> None:
-        """Tell the tracker of a cell that ended before: the sweep may have ended before it heard of it."""
-        self._start(cell)
-        records = self.folder.trial(*cell) / "records.json"
-        if records.exists():
-            self.tracker.log(trial_name(*cell), json.loads(records.read_text())["records"])
-        self._end(cell)
-
-    def _start(self, cell: Cell) -> None:
-        method, seed = cell
-        tags = sweep_tags(self.recipe, self.folder) | {"method": method, "seed": str(seed)}
-        self.tracker.start(trial_name(method, seed), params(self.recipe, method, seed), tags)
+        self._ended(trial)
 
     def _note(self, trial: Trial, events: list[dict[str, Any]]) -> None:
         """Keep what happened in the run's events.jsonl."""
@@ -116,25 +109,16 @@ class Observer(tune.Callback):
             file.writelines(json.dumps(event) + "\n" for event in events)
         for event in events:
             if event["event"] in TOLD:
-                line = f"{name_of(trial)}, step {event['step']}: {event['message'].splitlines()[0]}"
-                self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+                self._say(f"{name_of(trial)}, step {event['step']}: {event['message'].splitlines()[0]}")
 
-    def _end(self, cell: Cell) -> TrialStatus:
-        """Tell the tracker what result.json says; returns the run's status."""
-        name, path = trial_name(*cell), self.folder.trial(*cell)
-        result = json.loads((path / "result.json").read_text())
-        status: TrialStatus = result["status"]
-        self.tracker.log_summary(name, result["metrics"])
-        method = self.recipe.spec(cell[0])
-        files = [path / "scores.parquet", path / "events.jsonl", self.folder.path / "recipe.yaml"]
-        if method.calibrated:
-            density = self.folder.calibrations / method.calibration
-            files += [density / "density.json", density / "density.png"]
-        self.tracker.artifacts(name, [file for file in files if file.exists()])
-        self.tracker.finish(name, status, result["error"])
+    def _say(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _ended(self, trial: Trial) -> None:
+        status = tell_end(self.tracker, self.recipe, self.folder, tuple(trial.config["cell"]))
         if status == "failed":
-            self.failed.append(name)
-        return status
+            self.failed.append(name_of(trial))
+        self.progress.ended(name_of(trial), status)
 
 
 class Stopper(tune.Stopper):
@@ -152,6 +136,41 @@ class Stopper(tune.Stopper):
     def stop_all(self) -> bool:
         fail_fast = self._observer.recipe.sweep.on_failure == "fail_fast"
         return bool(self._observer.problem or (fail_fast and self._observer.failed))
+
+
+def replay(tracker: Tracker, recipe: Recipe, folder: SweepFolder, cell: Cell) -> None:
+    """Tell the tracker of a run from its files: the sweep may have ended before the tracker heard of it."""
+    path, name = folder.trial(*cell), trial_name(*cell)
+    tell_start(tracker, recipe, folder, cell)
+    if (path / "records.json").exists():
+        tracker.log(name, json.loads((path / "records.json").read_text())["records"])
+    elif (path / "metrics.jsonl").exists():
+        tracker.log(name, recover(path / "metrics.jsonl"))
+    if ended(folder, cell):
+        tell_end(tracker, recipe, folder, cell)
+
+
+def tell_start(tracker: Tracker, recipe: Recipe, folder: SweepFolder, cell: Cell) -> None:
+    """Tell the tracker that a run begins or goes on."""
+    method, seed = cell
+    tags = sweep_tags(recipe, folder) | {"method": method, "seed": str(seed)}
+    tracker.start(trial_name(method, seed), params(recipe, method, seed), tags)
+
+
+def tell_end(tracker: Tracker, recipe: Recipe, folder: SweepFolder, cell: Cell) -> TrialStatus:
+    """Tell the tracker what result.json says; returns the run's status."""
+    name, path = trial_name(*cell), folder.trial(*cell)
+    result = json.loads((path / "result.json").read_text())
+    status: TrialStatus = result["status"]
+    tracker.log_summary(name, result["metrics"])
+    method = recipe.spec(cell[0])
+    files = [path / "scores.parquet", path / "events.jsonl", folder.path / "recipe.yaml"]
+    if method.calibrated:
+        density = folder.calibrations / method.calibration
+        files += [density / "density.json", density / "density.png"]
+    tracker.artifacts(name, [file for file in files if file.exists()])
+    tracker.finish(name, status, result["error"])
+    return status
 
 
 def name_of(trial: Trial) -> str:

@@ -22,7 +22,7 @@ from raymdm.orchestrate import cluster
 from raymdm.orchestrate.begin import create, latest, opened
 from raymdm.orchestrate.calibrate import calibrate, calibrations
 from raymdm.orchestrate.folder import SweepFolder, localised, trial_name
-from raymdm.orchestrate.observer import Observer, Stopper, sweep_tags
+from raymdm.orchestrate.observer import Observer, Stopper, replay, sweep_tags
 from raymdm.orchestrate.ownership import owned
 from raymdm.orchestrate.plan import cost, ordered
 from raymdm.orchestrate.progress import Progress
@@ -34,6 +34,9 @@ from raymdm.tracking.jsonl import JsonlTracker
 from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri, without_password
 from raymdm.tracking.mlflow_tracker import MlflowTracker
 from raymdm.tracking.tracker import FanOut, SweepStatus, Tracker
+
+MLFLOW_PATIENCE_S = 300.0
+"""Seconds that the end of a sweep waits for MLflow to hear everything."""
 
 
 def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
@@ -185,7 +188,8 @@ def open_tracker(recipe: Recipe, folder: SweepFolder, connection: Connection | N
     if connection:
         folder.update(mlflow_uri=without_password(connection.uri, connection.uri))
         parameters = recipe.model_dump(mode="json")
-        trackers.append(MlflowTracker(connection, folder.path.name, parameters, sweep_tags(recipe, folder)))
+        tags = sweep_tags(recipe, folder)
+        trackers.append(MlflowTracker(connection, folder.path.name, parameters, tags, patience=MLFLOW_PATIENCE_S))
     return FanOut(trackers)
 
 
@@ -214,8 +218,7 @@ def run_cells(
         console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
         for cell in cells:
             if cell not in waiting:
-                observer.replay(cell)
-        observer.failed.clear()
+                replay(tracker, recipe, folder, cell)
 
     def more() -> list[Cell]:
         added = ordered(recipe, next_round(recipe, folder, console))
@@ -252,6 +255,7 @@ def run_cells(
     )
     # Tune's advice to call Tuner.restore does not hold here: unfinished cells get a new Tuner
     logging.getLogger("ray.tune.tune").addFilter(lambda record: "Tuner.restore" not in record.getMessage())
+    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # the observer tells it shorter
     # results are read from the runs' folders, not from files of Tune's
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     progress.start()

@@ -31,7 +31,7 @@ class JsonlTracker:
         """
         path = self._path(trial)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._written[trial] = {_group(record) for record in _recover(path)} if path.exists() else set()
+        self._written[trial] = {_group(record) for record in recover(path)} if path.exists() else set()
 
     def log(self, trial: str, records: Sequence[Mapping[str, float]]) -> None:
         written = self._written[trial]
@@ -57,8 +57,11 @@ def _group(record: Mapping[str, float]) -> Group:
     return int(record["step"]), frozenset(record)
 
 
-def _recover(path: Path) -> list[dict[str, float]]:
-    """The file's records; a torn last line is cut off the file."""
+def recover(path: Path) -> list[dict[str, float]]:
+    """A metrics.jsonl's records; a last line that a crash cut short is cut off the file.
+
+    Raises UserError where another line is broken.
+    """
     records, end = [], 0
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)

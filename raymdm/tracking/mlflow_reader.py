@@ -40,7 +40,8 @@ LARGEST = 1.79e308
 """MLflow's SQL stores keep an infinite metric as the largest double."""
 
 LABELS = (
-    "name", "description", "output", "tracking.", "diagnose.", "method", "methods.", "seed", "train.max_failures",
+    "name", "description", "output", "storage_path", "tracking.", "diagnose.", "method", "methods.", "seed",
+    "train.max_failures", "train.checkpoint_every", "train.keep_checkpoints", "train.placement_strategy",
     "train.cpus_per_worker", "calibrate.num_actors", "calibrate.cpus_per_actor", "evaluate.num_actors",
     "evaluate.cpus_per_actor",
 )  # fmt: skip

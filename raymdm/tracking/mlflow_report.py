@@ -21,7 +21,8 @@ def log_to_sweep(uri: str, experiment: str, sweep: str, files: Sequence[Path], f
         with client_settings():
             client = MlflowClient(tracking_uri=uri)
             found = client.get_experiment_by_name(experiment)
-            runs = client.search_runs([found.experiment_id], f"tags.{RUN_KEY} = '{sweep}'") if found else []
+            key, first = f"tags.{RUN_KEY} = '{sweep}'", ["attributes.start_time ASC"]
+            runs = client.search_runs([found.experiment_id], key, order_by=first) if found else []
             if not runs:
                 raise LookupError(f"no run of {sweep} in experiment {experiment}")
             for path in files:

@@ -104,11 +104,9 @@ def write(storage: Storage, step: int, fill: Fill, scratch: Path) -> None:
     with told("write", storage.path / name if storage.local else scratch):
         try:
             _write_local(storage, step, fill) if storage.local else _write_remote(storage, step, fill, scratch)
-        except FileNotFoundError:
-            # a process that is further on took our folder for a leftover
-            if not any(
-                later >= step and storage.exists(f"{folder_name(later)}/{MANIFEST}") for later in steps(storage)
-            ):
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # a process that is further on takes our folder for a leftover, and ours is not missed
+            if not (isinstance(_refusal(error), FileNotFoundError) and _overtaken(storage, step)):
                 raise
 
 
@@ -123,7 +121,11 @@ def prune(storage: Storage, step: int, keep: int, broken: Set[int] = frozenset()
     for other in set(earlier) - set(kept):
         storage.delete(f"{folder_name(other)}/{MANIFEST}")  # first: the rest is no checkpoint without it
         storage.delete(folder_name(other))
-    for name in os.listdir(storage.path) if storage.local else ():
+    if not storage.local:
+        return
+    with told("list", storage.path):
+        names = os.listdir(storage.path)
+    for name in names:
         if (match := _LEFTOVER.fullmatch(name)) and int(match[1]) <= step:
             storage.delete(name)
 
@@ -163,18 +165,19 @@ def _write_local(storage: Storage, step: int, fill: Fill) -> None:
 
 def _move(partial: Path, target: Path, step: int) -> None:
     """Rename into place; what is there already stays if it is sound, for readers may have it open."""
-    try:
-        partial.rename(target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
+    while True:
+        try:
+            partial.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
         if _fault(target, step) is None:
             shutil.rmtree(partial, ignore_errors=True)
             return
         aside = partial.with_suffix(".broken")
         with suppress(FileNotFoundError):
             target.rename(aside)
-        partial.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
 
 

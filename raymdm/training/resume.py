@@ -43,7 +43,7 @@ def resumed(worker: "Worker", target: Path, load: Callable[[Path | None], T]) ->
         try:
             with told("read", found.path) if found else nullcontext():
                 loaded = load(found.path if found else None)
-        except UserError as error:
+        except (FileNotFoundError, UserError) as error:
             problem = error
         vanished = found is not None and not (found.path / MANIFEST).exists()  # its manifest goes first
         worker.raise_alike(None if vanished else problem)

@@ -74,3 +74,8 @@ def test_holds_no_secrets(instructions: list[Instruction]) -> None:
 def test_starts_without_a_shell(instructions: list[Instruction]) -> None:
     (command,) = _of(instructions, "CMD")
     assert json.loads(command)[0] == "raymdm"
+
+
+def test_home_and_code_lie_where_the_manifests_look(instructions: list[Instruction]) -> None:
+    assert _of(instructions, "WORKDIR") == ["/opt/raymdm"]
+    assert any("HOME=/opt/ray" in settings.split() for settings in _of(instructions, "ENV"))

@@ -134,7 +134,7 @@ def test_the_head_finds_that_file(cluster: Manifest, common: dict[str, Manifest]
     head = cluster["spec"]["headGroupSpec"]["template"]["spec"]
     (volume,) = (v["name"] for v in head["volumes"] if "configMap" in v)
     (mount,) = (m for m in head["containers"][0]["volumeMounts"] if m["name"] == volume)
-    assert mount["mountPath"] == f"/home/ray/{mount['subPath']}"
+    assert mount["mountPath"] == f"/opt/ray/{mount['subPath']}"
     assert mount["subPath"] in common["ConfigMap"]["data"]
 
 
@@ -208,7 +208,7 @@ def test_has_the_pinned_ray(cluster: Manifest, repo_root: Path) -> None:
 
 
 def test_the_job_runs_a_file_of_the_image(job: Manifest, repo_root: Path) -> None:
-    files = re.findall(r"/home/ray/raymdm/(\S+)", job["spec"]["entrypoint"])
+    files = re.findall(r"/opt/raymdm/(\S+)", job["spec"]["entrypoint"])
     assert len(files) == 2
     assert all((repo_root / file).is_file() for file in files)
 

@@ -30,8 +30,10 @@ echo "ray $*" >>"$SLURM_CALLS"
 trap 'echo "ray $2 ended" >>"$SLURM_CALLS"; exit 1' TERM
 while :; do sleep 0.05; done
 """
+# the script's wait for as many nodes as its argument says
 PYTHON = """#!/bin/bash
 cat >/dev/null
+until [[ $(grep --count '^ray start' "$SLURM_CALLS") == "$2" ]]; do sleep 0.02; done
 """
 # stands in for the sweep: runs until it is interrupted, and not at all when it goes on
 SWEEP = """
@@ -45,7 +47,10 @@ if os.environ.get("WITH_RAY"):
 def interrupted(*_):
     mark.write_text("interrupted")
     os._exit(130)
-signal.signal(signal.SIGTERM, interrupted)
+# as in Python itself, where SIGINT interrupts unless it was ignored from the start
+if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    signal.signal(signal.SIGINT, interrupted)
+signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 if mark.exists() or os.environ.get("SWEEP_STATUS"):
     sys.exit(int(os.environ.get("SWEEP_STATUS", 0)))
 print("sweeping", flush=True)
@@ -167,5 +172,5 @@ def test_two_nodes_of_a_real_ray_and_going_on_when_the_job_runs_again(slurm: Slu
     assert slurm.signalled(signal.SIGUSR1, **real) == 130
     assert "nodes 2 folder 0o700 recipe.yaml a=b" in slurm.said()
     assert slurm.calls[-1] == f"scontrol requeue {os.getpid()}"
-    assert slurm.run(**real, SLURM_RESTART_COUNT="1") == 0
+    assert slurm.run(**real, SLURM_RESTART_COUNT="1", SLURM_JOB_NUM_NODES="1") == 0
     assert not list(Path(tempfile.gettempdir()).glob(f"raymdm-{os.getpid()}-*"))

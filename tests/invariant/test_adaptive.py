@@ -1,8 +1,10 @@
 """A refit, a search or a moving average changes what it is for and nothing else: no order, no draw, no model."""
 
 import copy
+import dataclasses
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from raymdm.diffusion.fits import Fit
 from raymdm.diffusion.masking import smallest_rate
 from raymdm.diffusion.samplers import Density
 from raymdm.errors import UserError
+from raymdm.storage import Storage
 from raymdm.training import density as density_module
 from raymdm.training.density import refit, search_interval
 from raymdm.training.loop import Job, Run, Worker, build, train, train_step
@@ -37,12 +40,13 @@ def _job(recipe: Recipe, name: str, data: Path, folder: Path) -> Job:
 
 
 def _build(recipe: Recipe, name: str, data: Path, folder: Path) -> Run:
-    return build(_job(recipe, name, data, folder), Worker(report=lambda metrics, checkpoint: None), folder)
+    return build(_job(recipe, name, data, folder), Worker(lambda metrics: None, Storage(str(folder / "run"))), folder)
 
 
 def _train(job: Job) -> list[dict[str, float]]:
     records: list[dict[str, float]] = []
-    train(job, Worker(report=lambda metrics, checkpoint: records.extend(metrics["records"])))
+    with tempfile.TemporaryDirectory() as folder:
+        train(job, Worker(lambda metrics: records.extend(metrics["records"]), Storage(folder)))
     return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
 
 
@@ -182,8 +186,8 @@ def test_a_poor_refit_is_told_by_one_worker(
         return np.repeat(1 + 0.9 * np.sin(12 * np.pi * draws.t[0])[:, None], draws.masks, axis=1)
 
     monkeypatch.setattr(density_module, "measure_losses", losses)
-    worker = Worker(report=lambda metrics, checkpoint: None, rank=rank)
-    run = build(_job(make_recipe(), "p_pots", tiny_data, tmp_path), worker, tmp_path)
+    run = _build(make_recipe(), "p_pots", tiny_data, tmp_path)
+    run.worker = dataclasses.replace(run.worker, rank=rank)
     run.state.step = 7
     with caplog.at_level(logging.WARNING):
         refit(run)

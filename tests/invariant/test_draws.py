@@ -16,6 +16,7 @@ from raymdm.diffusion.masking import smallest_rate
 from raymdm.diffusion.samplers import Density
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
+from raymdm.storage import Storage
 from raymdm.training import step
 from raymdm.training.density import density_in_force
 from raymdm.training.draws import draw_rates, draw_step_masks
@@ -35,7 +36,7 @@ def _density(method: MethodSpec) -> Density:
 
 
 def _worker(rank: int, workers: int) -> Worker:
-    return Worker(report=lambda metrics, folder: None, rank=rank, world_size=workers)
+    return Worker(lambda metrics: None, Storage("unused"), rank=rank, world_size=workers)
 
 
 def _ema() -> np.ndarray:

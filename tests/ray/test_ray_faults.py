@@ -66,3 +66,34 @@ def test_twenty_kills_change_nothing(make: Make, undisturbed: Path, server: Serv
     assert Counter(done) == Counter(kinds), sweep.output
     assert_equal(sweep.path, undisturbed)
     assert_logged_once(sweep.path, server.uri, "tiny-test")
+
+
+@pytest.fixture(scope="module")
+def gang(make: Make) -> Make:
+    """One run of two Ray Train workers."""
+
+    def made(output: Path) -> Recipe:
+        return make(
+            output, train__num_workers=2, train__cpus_per_worker=0.49, train__max_steps=500, tracking__mlflow=False,
+            sweep__methods=["mirror"], sweep__seeds=[1],
+        )  # fmt: skip
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed_gang(gang: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gang")
+    sweep = Sweep(gang(folder / "runs"), folder)
+    sweep.start()
+    sweep.wait()
+    return sweep.path
+
+
+@pytest.mark.parametrize("kind", ["worker", "run"])
+def test_a_lost_train_worker_or_driver_of_a_run_changes_nothing(
+    gang: Make, undisturbed_gang: Path, tmp_path: Path, kind: str
+) -> None:
+    sweep = Sweep(gang(tmp_path / "runs"), tmp_path)
+    assert disturb(sweep, None, [kind], random.Random(kind), pause=1.0) == [kind], sweep.output
+    assert_equal(sweep.path, undisturbed_gang)

@@ -28,20 +28,46 @@ def steps(connection, key, metric="a"):
 # A server that is killed
 
 
-def test_a_server_killed_at_random_moments_holds_each_step_once(killable, track, sweep):
+class Deadly:
+    """Kills the server a moment after every fifth `log_batch` has begun, and brings it back."""
+
+    def __init__(self, monkeypatch, killable, client) -> None:
+        self.kills = self.failures = self._calls = 0
+        self._killable, self._rng, self._log_batch = killable, random.Random(3), client.log_batch
+        monkeypatch.setattr(client, "log_batch", self)
+
+    def __call__(self, *arguments, **named):
+        self._calls += 1
+        timer = threading.Timer(self._rng.uniform(0, 0.08), self._kill)
+        if self._calls % 5 == 0:
+            timer.start()
+        try:
+            return self._log_batch(*arguments, **named)
+        except MlflowException:
+            self.failures += 1
+            raise
+        finally:
+            if self._calls % 5 == 0:
+                timer.join()
+
+    def _kill(self) -> None:
+        self.kills += 1
+        self._killable.kill()
+        self._killable.come_back()
+
+
+def test_a_server_killed_at_random_moments_holds_each_step_once(killable, track, sweep, monkeypatch):
     connection = connect(killable.uri, "sorting", Path("artifacts"), patience=60)
+    deadly = Deadly(monkeypatch, killable, connection.client)
     tracker = track(connection, sweep, retry_after=0.01)
-    rng = random.Random(3)
     trials = ["mirror-s1", "arm-s1"]
     for trial in trials:
         tracker.start(trial, {"lr": 0.1}, {})
     for number, record in enumerate(RECORDS, start=1):
         for trial in trials:
             tracker.log(trial, [record])
-        if number % 20 == 0:
-            tracker.flush(rng.uniform(0, 0.2))  # whatever it is doing when that is over
-            killable.kill()
-            killable.come_back()
+        if number % 8 == 0:
+            tracker.flush(10)
     for trial in trials:
         tracker.finish(trial, "finished")
     tracker.close("finished")
@@ -49,6 +75,7 @@ def test_a_server_killed_at_random_moments_holds_each_step_once(killable, track,
         for metric in METRICS:
             assert steps(connection, f"{sweep}/{trial}", metric) == list(range(1, EVERY + 1))
     assert tracker.lacking() == (0, 0, 0)
+    assert deadly.failures > 0
 
 
 # A driver that is killed
@@ -138,7 +165,7 @@ def test_a_resumed_sweep_that_tells_everything_again_adds_nothing(store, track, 
     (tmp_path / "scores.parquet").write_bytes(b"scores")
 
     def tell():
-        tracker = track(store, sweep, {"name": "x"}, {"task": "sorting"})
+        tracker = track(store, sweep, {"name": "x"}, {"task": "sorting"}, patience=10)
         for trial in ("mirror-s1", "arm-s1"):
             tracker.start(trial, {"lr": 0.1}, {"method": "mirror"})
             tracker.log(trial, RECORDS)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from pyarrow import fs
+from safetensors.torch import save_file
 
 from raymdm.storage import Storage, StorageError
 from raymdm.training import checkpoints
@@ -226,18 +228,34 @@ def test_a_step_that_another_process_committed_meanwhile_is_fine(folder: Storage
     assert os.listdir(folder.path) == ["step-00000008"]
 
 
+@pytest.mark.parametrize("writer", ["python", "torch", "safetensors"])
 @pytest.mark.parametrize("step", [8, 12])
-def test_a_process_that_is_overtaken_does_not_fail(folder: Storage, tmp_path: Path, step: int) -> None:
+def test_a_process_that_is_overtaken_does_not_fail(folder: Storage, tmp_path: Path, step: int, writer: str) -> None:
     """The other, which is at the same step or further on, takes what this one is writing for a leftover."""
 
     def overtaken(partial: Path) -> None:
         write(folder, step, _fill, tmp_path)
         prune(folder, step, 1)
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "model").mkdir()
+        assert not partial.exists()
+        if writer == "safetensors":
+            save_file({"a": torch.ones(2)}, partial / "model.safetensors")
+        elif writer == "torch":
+            with (partial / "optimizer.pt").open("wb") as file:
+                torch.save({}, file)
+        else:
+            (partial / "model").mkdir()
 
     write(folder, 8, overtaken, tmp_path)
     assert steps(folder) == [step]
+
+
+def test_a_mistake_in_the_code_is_not_taken_for_storage(folder: Storage, tmp_path: Path) -> None:
+    def wrong(partial: Path) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        write(folder, 8, wrong, tmp_path)
+    assert os.listdir(folder.path) == []
 
 
 def test_a_folder_that_vanishes_without_a_reason_is_an_error(folder: Storage, tmp_path: Path) -> None:
