@@ -26,8 +26,8 @@ from raymdm.data import loading
 from raymdm.data.prepare import prepare
 from raymdm.evaluation.generate import generate_and_score
 from raymdm.models.load import load_model
-from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate, calibrations
+from raymdm.orchestrate.connection import connected
 from raymdm.storage import Storage
 from raymdm.training.checkpoints import newest
 from raymdm.training.loop import Job, Worker, train
@@ -115,7 +115,7 @@ def main() -> None:
     folder = results_folder(recipe)
     data = prepare(recipe.data, recipe.model, folder / "cache")
     specs = {name: recipe.spec(name) for name in methods}
-    with cluster.connected():
+    with connected():
         densities = calibrate(recipe, calibrations(specs.values()), data, folder / "calibrations")
     ending = "-no-scores.json" if arguments.no_scores else ".json"
     names = {m: f"{m}-{identity(recipe, m)}" for m in methods}

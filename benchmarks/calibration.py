@@ -20,8 +20,8 @@ from raymdm.data import loading
 from raymdm.data.prepare import prepare
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
-from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibration_probe, calibrations
+from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.probe import Probe, Resources, probe
 from raymdm.training.measure import Draws, measure_losses
 
@@ -55,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = load_recipe(arguments.recipe, overrides)
     times: dict[str, list[float]] = {"bare loop": [], "one actor": [], "two actors": []}
-    with tempfile.TemporaryDirectory() as folder, cluster.connected():
+    with tempfile.TemporaryDirectory() as folder, connected():
         data = prepare(recipe.data, recipe.model, Path(folder))
         ((_, method),) = calibrations([METHOD]).items()
         wanted = calibration_probe(recipe, method, loading.load_split(data, "train"))

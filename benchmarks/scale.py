@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from raymdm.config.schema import Recipe
-from raymdm.orchestrate import cluster
 from raymdm.orchestrate.begin import create
+from raymdm.orchestrate.connection import ENVIRONMENT
 from raymdm.orchestrate.folder import trial_name
 from raymdm.orchestrate.sweep import connect_mlflow, open_tracker, outcome, prepare_data, run_cells
 from raymdm.storage import Storage
@@ -84,7 +84,7 @@ def main() -> None:
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         for _ in range(arguments.nodes):
             nodes.add_node(num_cpus=arguments.cpus)
-        ray.init(address=nodes.address, runtime_env={"env_vars": cluster.ENVIRONMENT}, log_to_driver=False)
+        ray.init(address=nodes.address, runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
         times["nodes up"] = time.perf_counter() - started
         recipe = recipe_of(arguments.runs, Path(scratch))
         folder = create(recipe)

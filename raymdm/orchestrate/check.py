@@ -9,13 +9,14 @@ from raymdm.config.schema import Recipe
 from raymdm.data.prepare import check_source
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.cluster import Capacity, Need
+from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.folder import writable
 from raymdm.orchestrate.plan import Plan, plan
 
 
 def check(recipe: Recipe) -> Iterator[str]:
     """Lines that say what was checked; raises UserError at the first part that can't work."""
-    with cluster.connected() if "RAY_ADDRESS" in os.environ else nullcontext():
+    with connected() if "RAY_ADDRESS" in os.environ else nullcontext():
         have = cluster.capacity()
     made = plan(recipe, have)
     yield from planned(recipe, made, have)

@@ -1,10 +1,6 @@
-"""Connecting to Ray, and whether what a recipe asks for can ever be scheduled."""
+"""Whether what a recipe asks for can ever be scheduled."""
 
-import logging
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,19 +13,6 @@ from raymdm.errors import UserError
 
 DRIVER_CPUS = 0.01
 """CPUs of the process that drives one run: not 0, which Tune refuses, nor 1, which starves the workers it waits for."""
-
-ENVIRONMENT = {
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's next poll
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # imports are slow where cores are few and busy
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep names the one it needs
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
 
 Node = tuple[float, float]
 """CPUs and GPUs of a node."""
@@ -98,32 +81,6 @@ def room(node: Node, cpus: float, gpus: float) -> int:
 
 def _whole(number: float) -> int:
     return math.floor(number + 1e-6)
-
-
-@contextmanager
-def connected() -> Iterator[None]:
-    """A Ray connection: to the cluster that RAY_ADDRESS names (as `ray job submit` sets it), else a local Ray."""
-    # set for this process and, through a local Ray, for all it starts; a cluster's workers get them as runtime_env
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-    # without byte code every Ray process would compile torch anew
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    address = os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": "WARNING"}
-    if address:
-        ray.init(address=address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
-    else:
-        # runs are many small processes; this also keeps the raylet from warning of them
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
-        # a task's process waits for the next run's tasks, its imports done
-        os.environ.setdefault("RAY_num_workers_soft_limit", "16")
-        ray.init(address="local", include_dashboard=False, **quiet)
-    try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        yield
-    finally:
-        ray.shutdown()
 
 
 def capacity() -> Capacity:

@@ -25,6 +25,7 @@ from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.begin import hardware
 from raymdm.orchestrate.calibrate import calibrate, calibrations, chosen_rows
+from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.diagnosis import bias, fitted_densities, loss_curves, variances
 from raymdm.orchestrate.folder import git_commit, localised, writable, write_json
 from raymdm.orchestrate.probe import Gradient, Measured, Probe, Resources, probe
@@ -47,7 +48,7 @@ def diagnose(recipe: Recipe, checkpoint: Path | None, output: Path | None, conso
     family = trained_family(checkpoint, "--checkpoint") if checkpoint else recipe.spec(recipe.method).family
     folder = (output or Path(recipe.output) / f"{recipe.name}-diagnosis-{_identity(recipe, checkpoint)}").absolute()
     writable(folder)
-    with cluster.connected():
+    with connected():
         cluster.require(recipe, cluster.capacity(), "diagnose", *(["calibrate"] if family == "mdm" else []))
         data = prepare_data(recipe, console)[family]
         subject = Subject(recipe, family, checkpoint.absolute() if checkpoint else None, data, folder, console)

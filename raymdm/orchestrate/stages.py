@@ -12,6 +12,7 @@ from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate, calibrations
+from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.evaluate import evaluate
 from raymdm.orchestrate.folder import localised, writable
 from raymdm.orchestrate.shared import location
@@ -33,7 +34,7 @@ def calibrate_recipe(recipe: Recipe, output: Path | None, console: Console) -> l
         )
     target = output or Path(recipe.output) / f"{recipe.name}-calibrations-{config_hash(recipe)}"
     writable(target)
-    with cluster.connected():
+    with connected():
         cluster.require(recipe, cluster.capacity(), "calibrate")
         return list(calibrate(recipe, wanted, prepare_data(recipe, console)["mdm"], target.absolute()).values())
 
@@ -62,7 +63,7 @@ def evaluate_model(recipe: Recipe, model: Path, output: Path, console: Console) 
     if family != recipe.spec(recipe.method).family:
         raise UserError(f"--model: {model} was trained as {family}, but method is {recipe.method}: set method=...")
     writable(output.parent)
-    with cluster.connected():
+    with connected():
         cluster.require(recipe, cluster.capacity(), "evaluate")
         data = prepare_data(recipe, console)[recipe.spec(recipe.method).family]
         scores = evaluate(recipe, recipe.method, location(recipe, model), location(recipe, data))

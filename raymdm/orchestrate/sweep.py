@@ -2,12 +2,9 @@
 
 import json
 import logging
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from raymdm.data.prepare import prepare
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.begin import create, latest, opened
 from raymdm.orchestrate.calibrate import calibrate, calibrations
+from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.folder import SweepFolder, localised, trial_name
 from raymdm.orchestrate.observer import Observer, Stopper, replay, sweep_tags
 from raymdm.orchestrate.ownership import owned
@@ -61,10 +59,10 @@ def go_on(folder: SweepFolder, recipe: Recipe, console: Console) -> SweepFolder:
 def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, console: Console) -> SweepFolder:
     """Connect, prepare, and run in the folder that `choose` gives."""
     started = time.monotonic()
-    with cluster.connected(), interruptible():
+    with connected():
         have = cluster.capacity()
         slots = cluster.slots(recipe, have)
-        connected = time.monotonic()
+        at_ray = time.monotonic()
         data = prepare_data(recipe, console)
         for name in recipe.sweep.methods:
             require_marks(recipe.spec(name), data[recipe.spec(name).family])
@@ -80,7 +78,7 @@ def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, 
                 folder.store_recipe(recipe)
             folder.update(status="running", slots=slots)
             folder.add_seconds(
-                connect=connected - started, data=prepared - connected, tracking=time.monotonic() - prepared
+                connect=at_ray - started, data=prepared - at_ray, tracking=time.monotonic() - prepared
             )
             console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
             tracker = open_tracker(recipe, folder, connection)
@@ -95,19 +93,6 @@ def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, 
                 _settle(folder, status, time.monotonic() - started)
                 tracker.close(status)
     return folder
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Take SIGTERM, which batch systems and `ray job stop` send, as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _settle(folder: SweepFolder, status: SweepStatus, seconds: float) -> None:

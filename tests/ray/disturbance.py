@@ -3,18 +3,23 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
+import pytest
+from ray.cluster_utils import Cluster
 
 from raymdm.config.load import dump_recipe
 from raymdm.config.schema import Recipe
@@ -61,6 +66,14 @@ def titled(pid: int, titles: tuple[str, ...]) -> list[int]:
     return found
 
 
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds; AssertionError when it never does."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.1)
+
+
 def kill(pid: int) -> bool:
     """kill -9; False where the process has gone already."""
     try:
@@ -68,6 +81,40 @@ def kill(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@contextmanager
+def ray_folder() -> Iterator[str]:
+    """A folder for Ray's files: in the usual one a cluster leaves its address, which later ones would try to reach."""
+    folder = tempfile.mkdtemp(prefix="ray", dir=tempfile.gettempdir())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def nodes(*cpus: float) -> Iterator[Cluster]:
+    """A Ray cluster on this machine: a head without CPUs, and nodes with some; ends with all its processes."""
+    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            for number in cpus:
+                cluster.add_node(num_cpus=number)
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+def with_process(cluster: Cluster, titles: tuple[str, ...]) -> list[Any]:
+    """Nodes of the cluster where a process with such a title runs."""
+    return [node for node in cluster.worker_nodes if titled(raylet(node), titles)]
+
+
+def raylet(node: Any) -> int:
+    """Process id of a node's raylet, whose children are its workers."""
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 @dataclass
@@ -221,11 +268,13 @@ def assert_logged_once(path: Path, uri: str, experiment: str) -> None:
     """MLflow holds one finished run for each of the sweep's, each with each step once, and one finished parent."""
     client = mlflow.MlflowClient(uri)
     found = client.get_experiment_by_name(experiment)
-    runs: list[Any] = list(client.search_runs([found.experiment_id]))
+    everything: list[Any] = list(client.search_runs([found.experiment_id]))
+    (parent,) = (run for run in everything if run.info.run_name == path.name)
+    below = [run for run in everything if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     expected = logged(path)
-    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
-    assert len(runs) == len(children) + 1 == len(expected) + 1
-    assert {run.info.status for run in runs} == {"FINISHED"}
+    children = {run.info.run_name: run for run in below}
+    assert len(below) == len(children) == len(expected)
+    assert {run.info.status for run in (parent, *below)} == {"FINISHED"}
     for name, records in expected.items():
         for key in ("train/loss", "val/nll"):
             history = client.get_metric_history(children[name].info.run_id, key)

@@ -10,8 +10,8 @@ import pytest
 
 from raymdm.config.methods import METHODS
 from raymdm.config.schema import Recipe
-from raymdm.orchestrate import cluster
 from raymdm.orchestrate.calibrate import calibrate, calibrations
+from raymdm.orchestrate.connection import connected
 
 MakeRecipe = Callable[..., Recipe]
 WANTED = calibrations([METHODS["p_pots"], METHODS["fixed_size_p_pots_mirror"], METHODS["fixed_size_g_pots"]])
@@ -27,7 +27,7 @@ def folders(make_recipe: MakeRecipe, tiny_data: Path, tmp_path_factory: pytest.T
         "batches": {"calibrate__batch_size": 17},
     }
     top = tmp_path_factory.mktemp("calibrations")
-    with cluster.connected():
+    with connected():
         for name, changes in settings.items():
             calibrate(make_recipe(calibrate__gradient_sequences=2, **changes), WANTED, tiny_data, top / name)
     return {name: top / name for name in settings}

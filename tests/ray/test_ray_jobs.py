@@ -123,7 +123,7 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(
     command = [sys.executable, "-m", "raymdm.cli", "sweep", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("runs/tiny-test-*/train/*/checkpoint_*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob("runs/tiny-test-*/train/*/step-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(stop)
     output, errors = process.communicate(timeout=120)
