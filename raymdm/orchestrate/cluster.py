@@ -144,7 +144,10 @@ class Need(NamedTuple):
 
 
 def reuses(recipe: Recipe) -> bool:
-    """Whether a run is one process that trains and scores, and then takes the next run."""
+    """Whether a run is one process that trains and scores, and then takes the next run.
+
+    Not where GPUs train and CPUs score: the GPU would stand idle while its run is scored.
+    """
     train, evaluate = recipe.train, recipe.evaluate
     return (
         recipe.sweep.reuse_processes
@@ -152,6 +155,7 @@ def reuses(recipe: Recipe) -> bool:
         and evaluate.num_actors == 1
         and evaluate.cpus_per_actor <= train.cpus_per_worker
         and evaluate.gpus_per_actor <= train.gpus_per_worker
+        and bool(evaluate.gpus_per_actor) == bool(train.gpus_per_worker)
     )
 
 

@@ -192,6 +192,7 @@ def test_the_fewest_workers_of_a_range_must_fit(make_recipe: MakeRecipe) -> None
         ({"evaluate__cpus_per_actor": 2.0}, False),
         ({"evaluate__gpus_per_actor": 1}, False),
         ({"evaluate__gpus_per_actor": 1, "train__gpus_per_worker": 1}, True),
+        ({"train__gpus_per_worker": 1}, False),
     ],
 )
 def test_a_run_is_one_process_where_training_s_can_score(

@@ -225,3 +225,11 @@ def test_sweep_json_is_read_with_its_rounds(started: Callable[..., tuple[Recipe,
     cells_so_far(recipe, folder)
     (added,) = json.loads((folder.path / "sweep.json").read_text())["rounds"]
     assert len(added["cells"]) == 12
+
+
+def test_no_cell_is_handed_out_while_there_is_no_room() -> None:
+    room = [False]
+    cells = Cells([("standard", 1)], lambda: [], lambda: room[0])
+    assert cells.suggest("a") is None
+    room[0] = True
+    assert cells.suggest("a") == {"cell": ["standard", 1]}
