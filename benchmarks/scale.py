@@ -1,6 +1,6 @@
 """What a sweep's driver costs a run when nothing is trained: `python benchmarks/scale.py --runs 1000 --nodes 20`.
 
-Starts nodes with a fraction of a CPU each on this machine, and a sweep whose runs only report a few records and write
+Starts nodes on this machine, each of which says that it has one CPU, and a sweep whose runs only report a few records and write
 the files of a run. Printed: seconds of wall time a run, of Tune and of the trackers in the driver, its memory, and the
 time that `raymdm status` and `raymdm compare` take on the result.
 """
@@ -58,15 +58,14 @@ def no_op(config: dict[str, Any]) -> None:
 
 
 def recipe_of(runs: int, output: Path) -> Recipe:
-    """A grid of so many runs, each of a fortieth of a CPU."""
+    """A grid of so many runs."""
     return Recipe.model_validate(
         {
             "name": "scale", "output": str(output),
             "data": {"task": "sorting", "num_train": 60, "num_test": 12, "sorting": {"digits": 3}},
             "model": {"kind": "tiny", "hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2,
                       "tokenizer": {"kind": "chars"}},
-            "train": {"max_steps": RECORDS, "cpus_per_worker": 0.04},
-            "evaluate": {"cpus_per_actor": 0.04},
+            "train": {"max_steps": RECORDS},
             "sweep": {"methods": METHODS, "seeds": list(range(1, runs // len(METHODS) + 1))},
         }
     )  # fmt: skip
@@ -76,14 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--nodes", type=int, default=20)
-    parser.add_argument("--cpus", type=float, default=0.05, help="of each node, which holds one run at a time")
     arguments = parser.parse_args()
     console, times = Console(), {}
     with TemporaryDirectory(prefix="raymdm-scale-") as scratch:
         started = time.perf_counter()
         nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         for _ in range(arguments.nodes):
-            nodes.add_node(num_cpus=arguments.cpus)
+            nodes.add_node(num_cpus=1, object_store_memory=80 * 2**20)  # one run at a time
         ray.init(address=nodes.address, runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
         times["nodes up"] = time.perf_counter() - started
         recipe = recipe_of(arguments.runs, Path(scratch))

@@ -102,7 +102,7 @@ class TokenizerConfig(Section):
     """`pretrained`: the model's own; `bpe`: byte-level BPE, and `chars`: one token a character, both learnt from the
     training split and saved with the run."""
     path: str | None = None
-    """Name or folder of a pretrained tokenizer; null: the model's."""
+    """Name, folder or address of a pretrained tokenizer; null: the model's."""
     vocab_size: PositiveInt = 2000
     """Vocabulary of `bpe`, special tokens included."""
 
@@ -111,7 +111,7 @@ class ModelConfig(Section):
     kind: Literal["tiny", "pretrained"]
     """`tiny`: a small Llama from a fixed initialisation; `pretrained`: any transformers causal LM."""
     path: str | None = None
-    """Name or folder of a pretrained model."""
+    """Name, folder or address (s3://, gs://) of a pretrained model; one on storage is fetched once a node."""
     hidden_size: PositiveInt = 64
     """Width of `tiny`."""
     intermediate_size: PositiveInt = 192

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
+from raymdm.storage import fetched
 
 PAD, EOS, MASK = "[PAD]", "[EOS]", "[MASK]"
 SPECIAL_TOKENS = [PAD, EOS, MASK]
@@ -57,6 +58,7 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
     assert path is not None, "the recipe's schema asks for a path"
     field = "model.tokenizer.path" if model.tokenizer.path else "model.path"
     try:
+        path = str(fetched(path)) if "://" in path else path
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{field}: no tokenizer could be loaded from {path!r}: {error}") from error

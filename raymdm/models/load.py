@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
 from raymdm.models.checks import assert_bidirectional, assert_causal, check_head, check_interface, vocabulary_size
+from raymdm.storage import fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,10 +87,19 @@ def _load(model: ModelConfig, vocabulary: int, weights: Path | None) -> "PreTrai
         return loaded
     if model.kind == "tiny":
         return _tiny(model, vocabulary)
-    loaded = _from_pretrained(model, cast(str, model.path), "model.path")
+    path = cast(str, model.path)
+    loaded = _from_pretrained(model, str(_folder(path)) if "://" in path else path, "model.path")
     if vocabulary_size(loaded) < vocabulary:
         loaded.resize_token_embeddings(vocabulary)
     return loaded
+
+
+def _folder(address: str) -> Path:
+    """A model on storage, as a folder of this node."""
+    try:
+        return fetched(address)
+    except FileNotFoundError:
+        raise UserError(f"model.path {address!r}: there is nothing. Give a folder with a model's files") from None
 
 
 def _tiny(model: ModelConfig, vocabulary: int) -> "PreTrainedModel":

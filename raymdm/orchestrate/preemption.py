@@ -1,5 +1,6 @@
 """Whether the node that a process runs on will be taken away, as Ray hears of it from its autoscaler."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -7,7 +8,8 @@ from functools import lru_cache
 
 import ray
 
-POLL_S = 5.0
+POLL_S = float(os.environ.get("RAYMDM_PREEMPTION_POLL_S", "5"))
+"""Seconds between two looks."""
 
 
 @lru_cache(maxsize=1)

@@ -240,7 +240,8 @@ def run_cells(
     )
     # Tune's advice to call Tuner.restore does not hold here: unfinished cells get a new Tuner
     logging.getLogger("ray.tune.tune").addFilter(lambda record: "Tuner.restore" not in record.getMessage())
-    logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)  # the observer tells it shorter
+    for told_shorter in ("tune_controller", "experiment_state"):  # by the observer, and where storage refuses
+        logging.getLogger(f"ray.tune.execution.{told_shorter}").setLevel(logging.CRITICAL)
     # results are read from the runs' folders, not from files of Tune's
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     progress.start()

@@ -4,6 +4,7 @@ Ray's controller process imports what this module imports and what the loop's co
 of the training code, so that is imported by the workers alone, and the configuration is text.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from raymdm.storage import Storage, StorageError, fetched
 
 Heard = Callable[[dict[str, Any]], None]
 """Takes a run's reports."""
+ELASTIC_START_S = "10"
+"""Seconds that a worker group of a range waits for its places before its size is chosen anew."""
 
 
 def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, checkpoints: str, heard: Heard) -> None:
@@ -109,6 +112,9 @@ def run_training(
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
     fewest, most = settings.workers
+    if fewest < most:
+        # Ray Train hears of a lost node up to 20 s late, and would wait that long for workers on nodes that have gone
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_S
     # a name of its own: runs resume from their own checkpoints, and Ray Train keeps none
     name = f"{method}-s{seed}-{uuid.uuid4().hex[:8]}"
     trainer = TorchTrainer(

@@ -21,11 +21,13 @@ import pandas as pd
 import pytest
 from ray.cluster_utils import Cluster
 
-from raymdm.config.load import dump_recipe
+from raymdm.config.load import config_hash, dump_recipe
 from raymdm.config.schema import Recipe
 
 RUN = ("ray::ImplicitFunc", "ray::run_trial")
 """Title of a process that drives a run, and trains it where processes are reused."""
+STARTED: list[subprocess.Popen[bytes]] = []
+"""Sweeps that this process started."""
 WORKER = ("ray::RayTrainWorker", "ray::_RayTrainWorker")
 """Title of a Ray Train worker."""
 
@@ -66,7 +68,7 @@ def titled(pid: int, titles: tuple[str, ...]) -> list[int]:
     return found
 
 
-def until(true: Callable[[], object], seconds: float = 60) -> None:
+def until(true: Callable[[], object], seconds: float = 200) -> None:
     """Wait until something holds; AssertionError when it never does."""
     deadline = time.monotonic() + seconds
     while not true():
@@ -104,6 +106,10 @@ def nodes(*cpus: float) -> Iterator[Cluster]:
                 cluster.add_node(num_cpus=number)
             yield cluster
         finally:
+            for process in STARTED:
+                process.kill()  # it lives only where a test failed
+                process.wait()
+            STARTED.clear()
             cluster.shutdown()
 
 
@@ -165,6 +171,7 @@ class Sweep:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
             )
+        STARTED.append(self.process)
 
     def ended(self) -> bool:
         assert self.process
@@ -176,8 +183,10 @@ class Sweep:
 
     @property
     def path(self) -> Path:
-        """The sweep's folder."""
-        (path,) = Path(self.recipe.output).glob(f"{self.recipe.name}-[0-9]*-[0-9]*")
+        """The sweep's folder; others of its name may lie beside it."""
+        found = Path(self.recipe.output).glob(f"{self.recipe.name}-[0-9]*-[0-9]*/sweep.json")
+        own = config_hash(self.recipe)
+        (path,) = (file.parent for file in found if json.loads(file.read_text())["config_hash"] == own)
         return path
 
     def begun(self) -> bool:

@@ -1,18 +1,14 @@
-"""Sweeps on clusters of several nodes: nodes that are lost, and sweeps beside each other."""
+"""Sweeps on clusters of several nodes: nodes that go away, and sweeps beside each other."""
 
-from collections.abc import Callable, Iterator
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from disturbance import (
-    RUN,
-    Sweep,
-    assert_equal,
-    assert_logged_once,
-    nodes,
-    until,
-    with_process,
-)
+from disturbance import RUN, WORKER, Sweep, assert_equal, assert_logged_once, logged, nodes, until, with_process
+from ray._raylet import GcsClient
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from raymdm.config.schema import Recipe
 
@@ -34,16 +30,23 @@ def make(make_recipe: MakeRecipe) -> Make:
     return made
 
 
+OTHER: dict[str, object] = {"train__lr": 1e-3, "sweep__methods": ["standard"]}
+
+
 @pytest.fixture(scope="module")
-def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Sweeps that nothing happens to: one of `make`'s recipe, one of it with OTHER."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    sweep = Sweep(make(folder / "runs"), folder)
-    sweep.start()
-    sweep.wait()
-    return sweep.path
+    both: dict[str, dict[str, object]] = {"made": {}, "other": OTHER}
+    sweeps = [Sweep(make(folder / name / "runs", **changes), folder / name) for name, changes in both.items()]
+    for sweep in sweeps:
+        sweep.start()
+    for sweep in sweeps:
+        sweep.wait()
+    return [sweep.path for sweep in sweeps]
 
 
-def test_a_lost_node_changes_nothing(make: Make, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_lost_node_changes_nothing(make: Make, undisturbed: list[Path], tmp_path: Path) -> None:
     sweep = Sweep(make(tmp_path / "runs"), tmp_path)
     with nodes(1, 1) as cluster:
         sweep.start(RAY_ADDRESS=cluster.address)
@@ -52,5 +55,93 @@ def test_a_lost_node_changes_nothing(make: Make, undisturbed: Path, tmp_path: Pa
         cluster.add_node(num_cpus=1)
         sweep.wait()
     assert "its process was lost" in sweep.output
-    assert_equal(sweep.path, undisturbed)
+    assert_equal(sweep.path, undisturbed[0])
+    assert_logged_once(sweep.path, f"sqlite:///{tmp_path}/runs/mlflow.db", "tiny-test")
+
+
+def test_sweeps_at_once_on_one_cluster_do_not_touch_each_other(
+    make: Make, undisturbed: list[Path], tmp_path: Path
+) -> None:
+    """Two of the same name, one of another; and the first once more, which is refused."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    settings: list[dict[str, object]] = [{}, OTHER, OTHER | {"name": "another"}]
+    sweeps = [
+        Sweep(make(tmp_path / "runs", tracking__uri=uri, **changes), tmp_path / str(number))
+        for number, changes in enumerate(settings)
+    ]
+    again = Sweep(sweeps[0].recipe, tmp_path / "again")
+    with nodes(2) as cluster:
+        for sweep in sweeps:
+            sweep.start(RAY_ADDRESS=cluster.address)
+        until(lambda: sweeps[0].begun() or sweeps[0].ended())
+        again.start(RAY_ADDRESS=cluster.address)
+        assert again.process
+        assert again.process.wait(100) == 2
+        for sweep in sweeps:
+            sweep.wait()
+    assert "another process is running it" in again.output
+    assert "Traceback" not in again.output
+    for sweep, expected in zip(sweeps, [undisturbed[0], undisturbed[1], undisturbed[1]], strict=True):
+        assert_equal(sweep.path, expected)
+        assert_logged_once(sweep.path, uri, sweep.recipe.name)
+
+
+def _drain(address: str, node: str) -> None:
+    """Announce, as clouds do, that a node goes away in a minute."""
+    reason = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+    accepted, _ = GcsClient(address=address).drain_node(node, reason, "", int(1000 * (time.time() + 60)))
+    assert accepted
+
+
+def _events(sweep: Sweep) -> list[dict[str, object]]:
+    (file,) = sweep.path.glob("trials/*/events.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def _training(sweep: Sweep) -> bool:
+    """Whether a run has reported steps."""
+    return bool(list(Path(sweep.recipe.output).glob("*/trials/*/metrics.jsonl")))
+
+
+def test_a_run_on_a_node_that_will_go_writes_a_checkpoint_at_once(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no other checkpoint before the node goes, and the run goes on from this one."""
+    monkeypatch.setenv("RAYMDM_PREEMPTION_POLL_S", "0.2")
+    steps = {"train__max_steps": 4000, "train__eval_every": 4000, "train__checkpoint_every": None}
+    sweep = Sweep(make(tmp_path / "runs", sweep__methods=["standard"], tracking__mlflow=False, **steps), tmp_path)
+    with nodes(1) as cluster:
+        sweep.start(RAY_ADDRESS=cluster.address)
+        until(lambda: _training(sweep) or sweep.ended())
+        (node,) = cluster.worker_nodes
+        _drain(cluster.address, node.node_id)
+        until(lambda: list(sweep.path.glob("train/*/step-*")) or sweep.ended())
+        (checkpoint,) = sweep.path.glob("train/*/step-*")
+        until(lambda: list(sweep.path.glob("trials/*/events.jsonl")))
+        (event,) = _events(sweep)
+        assert (event["event"], f"step-{event['step']}") == ("preempted", checkpoint.name)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        sweep.wait()
+    (records,) = logged(sweep.path).values()
+    assert len(_events(sweep)) == 1
+    assert [record["step"] for record in records if "train/loss" in record] == list(range(20, 4001, 20))
+
+
+def test_an_elastic_run_goes_on_with_fewer_workers(make: Make, undisturbed: list[Path], tmp_path: Path) -> None:
+    workers = {"train__num_workers": {"min": 1, "max": 2}, "sweep__methods": ["standard"]}
+    sweep = Sweep(make(tmp_path / "runs", **workers), tmp_path)
+    with nodes(1, 1) as cluster:
+        sweep.start(RAY_ADDRESS=cluster.address)
+        until(lambda: sweep.begun() or sweep.ended())
+        assert len(with_process(cluster, WORKER)) == 2
+        (own,) = with_process(cluster, RUN)
+        (other,) = cluster.worker_nodes - {own}
+        cluster.remove_node(other, allow_graceful=False)
+        sweep.wait()
+    ((name, found),) = logged(sweep.path).items()
+    expected = logged(undisturbed[0])[name]
+    assert [record["step"] for record in found] == [record["step"] for record in expected]
+    losses = [[record["val/nll"] for record in run if "val/nll" in record] for run in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert_logged_once(sweep.path, f"sqlite:///{tmp_path}/runs/mlflow.db", "tiny-test")

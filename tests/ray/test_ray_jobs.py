@@ -2,18 +2,16 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from disturbance import free_port, ray_folder, until
 
 from raymdm.config.load import dump_recipe
 from raymdm.config.schema import Recipe
@@ -24,59 +22,67 @@ RunSweep = Callable[..., tuple[SweepFolder, str]]
 RAY = Path(sys.executable).with_name("ray")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _metrics(output: Path) -> dict[str, Any]:
     (path,) = output.glob("tiny-test-*/trials/*/result.json")
     metrics: dict[str, Any] = json.loads(path.read_text())["metrics"]
     return {name: value for name, value in metrics.items() if not name.endswith("seconds")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """A Ray head on this machine with a job server; ends with all its processes."""
-    port, dashboard = _free_port(), _free_port()
+    port, dashboard = free_port(), free_port()
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}",
         "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
     ]  # fmt: skip
-    # a folder of its own: in the usual one it would leave the address of a dead cluster, which later ones try to reach
-    folder = tempfile.mkdtemp(prefix="ray", dir=tempfile.gettempdir())
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=os.environ | {"RAY_TMPDIR": folder},
-    )
-    try:
-        yield f"http://127.0.0.1:{dashboard}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+    with ray_folder() as folder:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"RAY_TMPDIR": folder},
+        )
+        try:
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+Submit = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def submit(head: str, repo_root: Path) -> Submit:
+    """Submits a sweep's job with options of `ray job submit`."""
+
+    def run(arguments: list[str], *options: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            RAY, "job", "submit", "--address", head, "--working-dir", repo_root, *options, "--",
+            sys.executable, "jobs/sweep.py", "--recipe", *arguments,
+        ]  # fmt: skip
+        for _ in range(20):  # the job server and its agent answer some seconds after the head has started
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=os.environ | {"RAY_ADDRESS": ""}
+            )
+            if not any(early in done.stderr + done.stdout for early in ("Failed to connect", "No available agent")):
+                break
+            time.sleep(3)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
 
 
 def test_a_submitted_job_gives_the_command_line_s_result(
-    make_recipe: MakeRecipe, run_sweep: RunSweep, repo_root: Path, tmp_path: Path, head: str
+    make_recipe: MakeRecipe, run_sweep: RunSweep, tmp_path: Path, submit: Submit
 ) -> None:
     recipe = make_recipe(output=str(tmp_path / "local"), sweep__methods=["mirror"])
     file = tmp_path / "tiny-test.yaml"
     file.write_text(dump_recipe(recipe))
-    submit = [
-        RAY, "job", "submit", "--address", head, "--working-dir", repo_root, "--",
-        sys.executable, "jobs/sweep.py", "--recipe", file, f"output={tmp_path / 'job'}",
-    ]  # fmt: skip
-    for _ in range(20):  # the job server and its agent answer some seconds after the head has started
-        done = subprocess.run(submit, capture_output=True, text=True, check=False, env=os.environ | {"RAY_ADDRESS": ""})
-        if not any(early in done.stderr + done.stdout for early in ("Failed to connect", "No available agent")):
-            break
-        time.sleep(3)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = submit([str(file), f"output={tmp_path / 'job'}"])
     assert "report:" in done.stdout
     run_sweep(recipe)
     assert _metrics(tmp_path / "job") == _metrics(tmp_path / "local")
@@ -137,4 +143,19 @@ def test_a_stopped_sweep_goes_on_and_ends_the_same(
     time.sleep(8)  # Ray's processes notice that their driver has gone
     resumed, _ = run_sweep(recipe, resume=True)
     assert resumed == folder and folder.state()["status"] == "finished"
+    assert _comparable(folder) == _comparable(undisturbed)
+
+
+def test_a_stopped_job_goes_on_and_ends_the_same(
+    long_recipe: Callable[[Path], Recipe], undisturbed: SweepFolder, tmp_path: Path, head: str, submit: Submit
+) -> None:
+    file = tmp_path / "tiny-test.yaml"
+    file.write_text(dump_recipe(long_recipe(tmp_path / "runs")))
+    submit([str(file)], "--submission-id=stopped", "--no-wait")
+    until(lambda: list(tmp_path.glob("runs/tiny-test-*/train/*/step-*")), 200)
+    subprocess.run([RAY, "job", "stop", "--address", head, "stopped"], capture_output=True, check=True)
+    (folder,) = map(SweepFolder, tmp_path.glob("runs/tiny-test-*"))
+    assert not list(folder.path.glob("trials/*/result.json")), "the sweep was over before it was stopped"
+    submit([str(file), "--resume"])
+    assert folder.state()["status"] == "finished"
     assert _comparable(folder) == _comparable(undisturbed)
