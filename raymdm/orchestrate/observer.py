@@ -12,10 +12,11 @@ from ray.tune.experiment import Trial
 
 from raymdm.config.load import config_hash
 from raymdm.config.schema import Recipe
+from raymdm.errors import UserError
 from raymdm.orchestrate.folder import SweepFolder, trial_name
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.rounds import Cell, ended
-from raymdm.storage import StorageError
+from raymdm.storage.refused import told
 from raymdm.tracking.jsonl import recover
 from raymdm.tracking.tracker import Tracker, TrialStatus
 
@@ -25,16 +26,15 @@ P = ParamSpec("P")
 
 
 def _kept_alive(method: Callable[Concatenate["Observer", P], None]) -> Callable[Concatenate["Observer", P], None]:
-    """A disk that is full or gone ends the sweep in good order, not in the middle of Tune."""
+    """A disk that is full or gone, or a file that is broken, ends the sweep in good order, not in the middle of Tune."""
 
     @wraps(method)
     def safely(self: "Observer", *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            method(self, *args, **kwargs)
-        except StorageError as error:
+            with told("write", str(self.folder.path)):
+                method(self, *args, **kwargs)
+        except UserError as error:
             self.problem = self.problem or str(error)
-        except OSError as error:
-            self.problem = self.problem or f"{self.folder.path}: {error.strerror or error}"
 
     return safely
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +27,7 @@ from raymdm.orchestrate.run_status import RunStatus, json_object, run_status
 State = Literal["running", "interrupted", "finished", "failed"]
 PHASES = ("finished", "failed", "scoring", "training", "starting", "interrupted", "waiting")
 _SECOND_LOOK_S = 0.2
+_SHORT = {"loss_spike": "spikes", "skipped_step": "skipped", "broken_checkpoint": "broken"}
 _MOST_LINES = 20
 """Failures and events that are told in words, unless all are asked for."""
 
@@ -233,9 +235,11 @@ def _head(found: Status) -> Iterator[str]:
 
 
 def _table(runs: list[RunStatus]) -> Table:
-    table = Table()
-    for name in ("run", "phase", "step", "loss", "best val NLL", "accuracy", "time", "events"):
-        table.add_column(name, justify="left" if name in ("run", "phase", "events") else "right")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("run", "phase", "step", "loss", "val NLL", "score", "time", "events"):
+        # only events may wrap: a name that is cut short names no run
+        justify: Literal["left", "right"] = "left" if name in ("run", "phase", "events") else "right"
+        table.add_column(name, justify=justify, no_wrap=name in ("run", "phase", "step"), overflow="fold")
     for run in runs:
         # a Text takes no markup: names and messages are data
         cells = (
@@ -243,7 +247,7 @@ def _table(runs: list[RunStatus]) -> Table:
             _number(run.loss), _number(run.best_nll),
             f"{100 * run.accuracy:.1f}%" if run.accuracy is not None else "",
             _time(run),
-            ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in run.events.items()),
+            ", ".join(f"{n} {_SHORT.get(kind, kind)}" for kind, n in run.events.items()),
         )  # fmt: skip
         table.add_row(*map(Text, cells))
     return table
