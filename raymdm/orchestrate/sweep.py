@@ -100,7 +100,8 @@ def _settle(folder: SweepFolder, status: SweepStatus, seconds: float) -> None:
     try:
         folder.update(status=status, wall_seconds=folder.state()["wall_seconds"] + seconds)
     except StorageError as error:
-        logging.getLogger(__name__).warning("the end of the sweep could not be written down: %s", error)
+        if status != "interrupted":  # else nothing is new, and what storage refuses is told already
+            logging.getLogger(__name__).warning("the end of the sweep could not be written down: %s", error)
 
 
 def calibrate_methods(recipe: Recipe, folder: SweepFolder, data: dict[str, Path], console: Console) -> None:

@@ -234,7 +234,7 @@ def test_events_are_counted_and_serious_ones_told(make_sweep: MakeSweep) -> None
     found = status(folder)
     assert found.runs[1].events == {"loss_spike": 4, "skipped_step": 2}
     text = shown(found)
-    assert "4 loss spike, 2 skipped step" in text
+    assert "4 spikes, 2 skipped" in text
     assert "mirror-s1: skipped step, step 9: no number in row 9" in text and "high" not in text
 
 
