@@ -1,4 +1,5 @@
-"""What a scheduler runs again and again until it ends well: goes on with the recipe's unfinished sweep, or starts one.
+"""What a scheduler runs again and again: goes on with the recipe's unfinished sweep, or starts one; when the sweep has
+finished, writes its report. Runs that failed are not tried again: `raymdm retry` does that, when you know why.
 
     python deploy/sweep_until_done.py RECIPE [FIELD=VALUE ...]
 
@@ -11,11 +12,15 @@ from pathlib import Path
 from raymdm.cli import main
 from raymdm.config.load import load_recipe
 from raymdm.errors import UserError
-from raymdm.orchestrate.begin import latest
+from raymdm.orchestrate.begin import NothingToResume, latest
+from raymdm.orchestrate.folder import localised
 
 
-def _options(arguments: list[str]) -> list[str]:
-    """`--resume` when there is something to go on with. Raises UserError for a recipe that no later try would find."""
+def _verb(arguments: list[str]) -> list[str]:
+    """The command to run: a sweep that goes on, one that starts, or the report of one that has finished.
+
+    Raises UserError for a recipe that no later try would find, StorageError while storage is away.
+    """
     recipe = load_recipe(Path(arguments[0]), arguments[1:])
     if not recipe.storage_path and not Path(recipe.output).is_absolute():
         raise UserError(
@@ -23,18 +28,18 @@ def _options(arguments: list[str]) -> list[str]:
             "finds the sweep"
         )
     try:
-        latest(recipe)
-    except UserError:
-        return []
-    return ["--resume"]
+        latest(localised(recipe))
+    except NothingToResume as nothing:
+        return ["compare", str(nothing.done)] if nothing.done else ["sweep", *arguments]
+    return ["sweep", *arguments, "--resume"]
 
 
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit("usage: sweep_until_done.py RECIPE [FIELD=VALUE ...]")
     try:
-        options = _options(sys.argv[1:])
+        command = _verb(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    main(["sweep", *sys.argv[1:], *options])
+    main(command)

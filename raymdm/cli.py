@@ -1,5 +1,6 @@
 """The `raymdm` command: one thin function a verb. Every verb takes RECIPE [dotted.override=value ...]."""
 
+import errno
 import logging
 import os
 import shlex
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
 # in a recipe answer at once
+
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+"""What an operating system says when a disk is full, gone or not ours to write to."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -182,7 +186,7 @@ def status(
     if as_json:
         _say(found.model_dump_json(indent=1))
     else:
-        console.print(render(found, every=all_runs))
+        console.print(render(found, every=all_runs), soft_wrap=True)  # paths and commands stay whole
 
 
 @app.command()
@@ -194,13 +198,14 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed", help="All runs that failed.")] = False,
 ) -> None:
     """Run failed runs of a sweep again, then compare; earlier errors are kept."""
-    from raymdm.orchestrate.retry import retry as retry_runs
-
     given = runs or []
     names, overrides = [run for run in given if "=" not in run], [run for run in given if "=" in run]
     if failed == bool(names):
         raise UserError("retry: name runs, such as mirror-s42, or give --failed for all that failed")
-    _compare_after(lambda: retry_runs(sweep, names, overrides, console), None)
+    from raymdm.orchestrate.retry import retry as retry_runs
+
+    uri = next((text.partition("=")[2] for text in overrides if text.startswith("tracking.uri=")), None)
+    _compare_after(lambda: retry_runs(sweep, names, overrides, console), None, uri)
 
 
 @app.command()
@@ -214,8 +219,10 @@ def sync(sweep: SweepPath, overrides: Overrides = None) -> None:
 def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, overrides: list[str]) -> None:
     """Run, compare and print; exit status 130 when interrupted, 1 when runs failed."""
     from raymdm.orchestrate.sweep import sweep as run_sweep
+    from raymdm.tracking.mlflow_connection import without_password
 
-    again = shlex.join(["raymdm", verb, str(path), *overrides, "--resume"])
+    uri = recipe.tracking.uri or ""  # its password is asked of the person again rather than printed
+    again = shlex.join(["raymdm", verb, str(path), *(without_password(text, uri) for text in overrides), "--resume"])
     _compare_after(lambda: run_sweep(recipe, resume, console), again, recipe.tracking.uri)
 
 
@@ -233,7 +240,7 @@ def _compare_after(run: "Callable[[], SweepFolder]", again: str | None, uri: str
         raise typer.Exit(130) from None
     state = folder.state()
     again = again or shlex.join(["raymdm", "sweep", str(folder.path / "recipe.yaml"), "--resume"])
-    if state["status"] == "interrupted":
+    if state["status"] in ("interrupted", "running"):  # the latter where a full disk did not take the end
         _say(f"interrupted; go on with: {again}")
         raise typer.Exit(130)
     if state["status"] == "failed":
@@ -307,6 +314,25 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        refused = _refused(error)
+        if refused is None:
+            raise
+        place = f"{refused.filename}: " if refused.filename else ""
+        text = f"error: {place}{refused.strerror}. Everything written before is intact: make room there or mend the "
+        Console(stderr=True).print(
+            text + "permission, then go on with --resume", highlight=False, markup=False, soft_wrap=True, style="red"
+        )
+        sys.exit(2)
+
+
+def _refused(error: BaseException | None) -> OSError | None:
+    """A full or refusing disk at the bottom of an error, which libraries and Ray may have wrapped."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,20 @@
 """The command line as a user meets it: one message, the right exit code, no traceback."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+from raymdm.cli import main
+from raymdm.config.load import load_recipe
+from raymdm.orchestrate.begin import create
+
+Here = Callable[..., tuple[int, str]]
 
 
 def raymdm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -69,6 +78,94 @@ def test_a_mistake_gets_one_message(recipe: Path, arguments: list[str], expected
     assert "Traceback" not in done.stderr + done.stdout
     for part in expected:
         assert part in done.stderr
+
+
+@pytest.fixture
+def made(recipe: Path) -> Path:
+    """A sweep's folder in which standard-s42 has failed and standard-s731 has not ended."""
+    loaded = load_recipe(recipe, [f"output={recipe.parent / 'runs'}", "sweep.seeds=[42, 731]", "tracking.mlflow=false"])
+    folder = create(loaded)
+    folder.update(status="failed")
+    result = {"status": "failed", "error": "its process died", "metrics": {}}
+    folder.write("trials/standard-s42/result.json", json.dumps(result))
+    return folder.path.rename(recipe.parent / "made")
+
+
+@pytest.fixture
+def here(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Runs a verb in this process, beside the sweep's folder; returns its exit code and what it wrote to stderr."""
+    monkeypatch.chdir(made.parent)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["status", "none"], ["none is no sweep's folder", "name one"]),
+        (["status", "."], [". is no sweep's folder", "made"]),
+        (["retry", "none", "--failed"], ["none is not a sweep"]),
+        (["retry", "made"], ["name runs", "--failed"]),
+        (["retry", "made", "standard-s42", "--failed"], ["name runs", "--failed"]),
+        (["retry", "made", "standard-s1"], ["standard-s1 has not failed", "Failed: standard-s42"]),
+        (["retry", "made", "standard-s731"], ["standard-s731 has not failed"]),
+        (["retry", "made", "--failed", "train.lr=1"], ["train.lr", "Leave these fields alone"]),
+        (["sync", "none"], ["none is not a sweep"]),
+        (["sync", "made"], ["tracking.mlflow=false. Give tracking.mlflow=true"]),
+        (["sync", "made", "tracking.urii=x"], ["did you mean tracking.uri?"]),
+    ],
+    ids=lambda value: " ".join(value)[:40],
+)
+def test_a_mistake_about_a_sweep_gets_one_message(
+    made: Path, here: Here, arguments: list[str], expected: list[str]
+) -> None:
+    before = (made / "trials" / "standard-s42" / "result.json").read_bytes()
+    code, error = here(*arguments)
+    assert code == 2
+    assert error.startswith("error:") and error.count("error:") == 1
+    for part in expected:
+        assert part in error
+    assert (made / "trials" / "standard-s42" / "result.json").read_bytes() == before
+
+
+def test_a_sweep_that_runs_is_not_tried_again(made: Path, here: Here) -> None:
+    with FileLock(made / ".lock"):
+        code, error = here("retry", "made", "--failed")
+    assert code == 2
+    assert error == f"error: {made} is being run by another process: wait for it, or stop it first\n"
+
+
+def test_nothing_to_retry(made: Path, here: Here) -> None:
+    (made / "trials" / "standard-s42" / "result.json").unlink()
+    code, error = here("retry", "made", "--failed")
+    assert code == 2
+    assert "no run has failed" in error and "--resume" in error
+
+
+def test_status_of_a_narrow_terminal_keeps_commands_whole(made: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "raymdm.cli", "status", made], capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "60"},
+    )  # fmt: skip
+    assert f"go on with: raymdm retry {made} --failed\n" in done.stdout
+    assert "standard-s42" in done.stdout
+
+
+def test_status_prints_json(made: Path) -> None:
+    done = raymdm("status", "made", "--json", cwd=made.parent)
+    found = json.loads(done.stdout)
+    assert (found["state"], found["counts"]) == ("failed", {"failed": 1, "waiting": 1})
+
+
+def test_help_lists_every_verb(tmp_path: Path) -> None:
+    done = raymdm("--help", cwd=tmp_path)
+    verbs = {"recipes", "check", "calibrate", "train", "evaluate", "diagnose", "sweep", "compare", "status", "retry"}
+    assert {verb for verb in verbs | {"sync"} if f" {verb} " in done.stdout} == verbs | {"sync"}
 
 
 def test_several_mistakes_are_told_at_once(recipe: Path) -> None:

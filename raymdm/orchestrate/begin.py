@@ -43,6 +43,7 @@ def create(recipe: Recipe) -> SweepFolder:
     state: dict[str, Any] = {
         "name": recipe.name,
         "config_hash": config_hash(recipe),
+        "next_hash": None,
         "git_commit": git_commit(),
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "status": "running",
@@ -58,38 +59,52 @@ def create(recipe: Recipe) -> SweepFolder:
         "stopped": None,
     }
     folder = SweepFolder(path, _mirror(recipe, path.name))
+    folder.push("recipe.yaml")  # sweep.json last: it makes the folder a sweep
     folder.write("sweep.json", json.dumps(state, indent=1))
-    folder.push("recipe.yaml")
     return folder
 
 
-def latest(recipe: Recipe) -> SweepFolder:
-    """The newest sweep that goes on with this recipe: one that has not finished, or whose grid the recipe extends.
+class NothingToResume(UserError):
+    """There is no unfinished sweep of a recipe."""
 
-    Sweeps of the same name that ran another recipe are passed over. Raises UserError when there is none; when only such
-    sweeps are left, it shows what differs in the newest, or that another version of raymdm began it.
+    def __init__(self, message: str, done: Path | None = None) -> None:
+        super().__init__(message)
+        self.done = done
+        """The newest sweep of the recipe that has finished."""
+
+
+def latest(recipe: Recipe) -> SweepFolder:
+    """The sweep that goes on with this recipe: the newest that has not finished, one with the same grid before one that
+    grows, else the newest finished one whose grid the recipe extends.
+
+    Sweeps of the same name that ran another recipe are passed over. Raises NothingToResume when there is none; when
+    only such sweeps are left, it shows what differs in the newest, or that another version of raymdm began it.
     """
     _adopt(recipe)
     folders = _sweeps(recipe)
-    for folder in folders:
-        if not _conflicts(folder, recipe) and _left(folder, recipe):
-            return folder
+    fitting = [folder for folder in folders if not _conflicts(folder, recipe)]
+    open_ones = [folder for folder in fitting if folder.state()["status"] != "finished"]
+    same = [folder for folder in open_ones if not _grows(folder, recipe)]
+    growing = [folder for folder in fitting if _grows(folder, recipe)]
+    for folder in (*same, *open_ones, *growing):
+        return folder
     unfinished = [folder for folder in folders if folder.state()["status"] != "finished"]
-    if not unfinished:
-        done = next((folder for folder in folders if not _conflicts(folder, recipe)), None)
-        where = f"{done.path} is done" if done else f"there is none in {recipe.output} with this recipe"
-        raise UserError(
-            f"no unfinished sweep {recipe.name!r}: {where}. Add seeds or methods to it, or start one without --resume"
+    if not unfinished or fitting:
+        done = fitting[0].path if fitting else None
+        where = f"{done} is done" if done else f"there is none in {recipe.output} with this recipe"
+        raise NothingToResume(
+            f"no unfinished sweep {recipe.name!r}: {where}. Add seeds or methods to it, or start one without --resume",
+            done,
         )
     newest = unfinished[0]
     changed = "\n".join(f"  {line}" for line in conflicts(newest.recipe(), recipe))
     if not changed:
-        raise UserError(
+        raise NothingToResume(
             f"{newest.path} has this recipe, but was begun by another version of raymdm "
             f"({newest.state()['raymdm_version']}; this is {__version__}), in which it may mean something else: start "
             "a new sweep without --resume"
         )
-    raise UserError(
+    raise NothingToResume(
         f"{newest.path} was started with another recipe, so its runs cannot go on with this one:\n{changed}\n"
         "Undo the changes to resume, or start a new sweep without --resume"
     )
@@ -129,15 +144,13 @@ def _sweeps(recipe: Recipe) -> list[SweepFolder]:
 
 
 def _conflicts(folder: SweepFolder, recipe: Recipe) -> bool:
-    begun = folder.recipe()
-    other_version = folder.state()["config_hash"] != config_hash(begun)
+    begun, state = folder.recipe(), folder.state()
+    other_version = config_hash(begun) not in (state["config_hash"], state.get("next_hash"))
     return other_version or bool(conflicts(begun, recipe))
 
 
-def _left(folder: SweepFolder, recipe: Recipe) -> bool:
-    """Whether the sweep has anything to do for this recipe."""
-    if folder.state()["status"] != "finished":
-        return True
+def _grows(folder: SweepFolder, recipe: Recipe) -> bool:
+    """Whether the recipe adds runs to the sweep's grid."""
     begun = folder.recipe().sweep
     if not isinstance(begun.seeds, list) or not isinstance(recipe.sweep.seeds, list):
         return False
@@ -164,7 +177,7 @@ def _mirror(recipe: Recipe, name: str) -> Storage | None:
 
 
 def _adopt(recipe: Recipe) -> None:
-    """Fetch sweeps that another machine began on the storage, as far as a driver needs them."""
+    """Fetch sweeps that another machine began or went on with, as far as a driver needs them."""
     if not recipe.storage_path:
         return
     storage = Storage(recipe.storage_path)
@@ -172,9 +185,20 @@ def _adopt(recipe: Recipe) -> None:
         if not _is_of(recipe, name) or not storage.exists(f"{name}/sweep.json"):
             continue
         theirs, path = storage.child(name), Path(recipe.output).absolute() / name
+        mine = path / "sweep.json"
+        moved_on = not mine.exists() or mine.read_bytes() != theirs.read("sweep.json")
         for file in _needed(theirs):
-            if not (path / file).exists():
+            if moved_on or not (path / file).exists():
                 theirs.get(file, path / file)
+        if moved_on:
+            _forget_set_aside(theirs, path)
+
+
+def _forget_set_aside(theirs: Storage, path: Path) -> None:
+    """Remove failures that another machine has set aside to try again."""
+    for result in path.glob("trials/*/result.json"):
+        if not theirs.exists(f"trials/{result.parent.name}/result.json"):
+            result.unlink()
 
 
 def _is_of(recipe: Recipe, name: str) -> bool:
@@ -187,6 +211,6 @@ def _needed(sweep: Storage) -> Iterator[str]:
     if sweep.exists("calibrations"):
         yield "calibrations"
     for trial in sweep.names("trials"):
-        for file in set(sweep.names(f"trials/{trial}")) & set(RESULTS):
-            yield f"trials/{trial}/{file}"
+        there = sweep.names(f"trials/{trial}")
+        yield from (f"trials/{trial}/{file}" for file in RESULTS if file in there)
     yield "sweep.json"

@@ -83,6 +83,19 @@ def _whole(number: float) -> int:
     return math.floor(number + 1e-6)
 
 
+def keep_count(recipe: Recipe) -> None:
+    """For runs of a range of workers: start what counts their nodes beside this process, which outlives the runs.
+
+    Ray starts it where the first run asks for it, and never elsewhere: were that node lost, the other runs would ask in
+    vain, and one that has lost workers would wait for ever.
+    """
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as counting
+
+    fewest, most = recipe.train.workers
+    if fewest < most:
+        counting.get_or_create_autoscaling_coordinator()
+
+
 def capacity() -> Capacity:
     """What the connected cluster can hold; without a connection, what a local Ray here would."""
     if not ray.is_initialized():

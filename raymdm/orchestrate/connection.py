@@ -23,6 +23,7 @@ ENVIRONMENT = {
 }
 
 LOCAL = {
+    "RAY_enable_metrics_collection": "0",  # its port answers without a token
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less a run: nobody takes this machine away
     "RAY_worker_maximum_startup_concurrency": "8",  # runs are many small processes; the raylet warns of fewer
     "RAY_num_workers_soft_limit": "16",  # a task's process waits for the next run's tasks, its imports done

@@ -18,8 +18,8 @@ from raymdm.config.schema import ModelConfig, Recipe
 from raymdm.errors import UserError
 from raymdm.storage import Storage
 
-RESULTS = ("result.json", "summary.json", "records.json", "scores.parquet")
-"""Files of a run that the driver reads; its model stays on the storage."""
+RESULTS = ("summary.json", "records.json", "scores.parquet", "result.json")
+"""Files of a run that the driver reads, the one last that says that it has ended; its model stays on the storage."""
 
 
 def trial_name(method: str, seed: int) -> str:
@@ -70,9 +70,11 @@ class SweepFolder:
         self.update(stage_seconds=before | {name: before.get(name, 0.0) + s for name, s in stages.items()})
 
     def store_recipe(self, recipe: Recipe) -> None:
-        """Write recipe.yaml, and its hash into sweep.json."""
+        """Write recipe.yaml, and its hash into sweep.json: beforehand as the next one, so that a crash between the two
+        leaves a sweep that can go on."""
+        self.update(next_hash=config_hash(recipe))
         self.write("recipe.yaml", dump_recipe(recipe))
-        self.update(config_hash=config_hash(recipe))
+        self.update(config_hash=config_hash(recipe), next_hash=None)
 
     def write(self, name: str, content: str) -> None:
         """Write a file in one step, here and where the nodes see it."""
@@ -90,19 +92,25 @@ class SweepFolder:
         if not self.mirror:
             return
         theirs, target = self.mirror.child(f"trials/{trial_name(method, seed)}"), self.trial(method, seed)
-        for name in set(theirs.names()) & set(RESULTS):
-            theirs.get(name, target / name)
+        there = theirs.names()
+        for name in RESULTS:
+            if name in there:
+                theirs.get(name, target / name)
 
 
 def localised(recipe: Recipe) -> Recipe:
     """The recipe with its output, its storage and local model folders as absolute paths: Ray's workers run in other
     directories.
 
-    Raises UserError when the output cannot be written, or other nodes could not see a model.
+    Raises UserError when the output cannot be written, the storage's address is none, or other nodes could not see a
+    model.
     """
     writable(Path(recipe.output))
-    shared = recipe.storage_path
-    remote = shared is not None and "://" in shared
+    for address in (recipe.model.path, recipe.arm_model and recipe.arm_model.path):
+        if address and "://" in address:
+            Storage(address)  # refuses credentials before anything is written down
+    storage = Storage(recipe.storage_path) if recipe.storage_path else None
+    remote = storage is not None and not storage.local
 
     def local(model: ModelConfig | None) -> ModelConfig | None:
         if model is None or model.path is None or not Path(model.path).is_dir():
@@ -110,13 +118,13 @@ def localised(recipe: Recipe) -> Recipe:
         if remote:
             raise UserError(
                 f"model.path: {model.path} is a folder of this machine, which other nodes do not see: copy it to "
-                f"{shared} and name it by its address there"
+                f"{recipe.storage_path} and name it by its address there"
             )
         return model.model_copy(update={"path": str(Path(model.path).absolute())})
 
     changes = {
         "output": str(Path(recipe.output).absolute()),
-        "storage_path": shared if shared is None or remote else str(Path(shared).absolute()),
+        "storage_path": storage.uri if storage else None,
         "model": local(recipe.model),
     }
     return recipe.model_copy(update=changes | {"arm_model": local(recipe.arm_model)})

@@ -20,13 +20,15 @@ from raymdm.storage.refused import told
 from raymdm.tracking.jsonl import recover
 from raymdm.tracking.tracker import Tracker, TrialStatus
 
+ANEW = {"resumed", "broken_checkpoint", "preempted"}
+"""Events of an attempt, not of a step."""
 TOLD = {"broken_checkpoint", "skipped_step", "preempted"}
 """Events that a person who watches should see at once; the others are written down."""
 P = ParamSpec("P")
 
 
 def _kept_alive(method: Callable[Concatenate["Observer", P], None]) -> Callable[Concatenate["Observer", P], None]:
-    """A disk that is full or gone, or a file that is broken, ends the sweep in good order, not in the middle of Tune."""
+    """A disk that is full or gone, or a broken file, ends the sweep in good order, not in the middle of Tune."""
 
     @wraps(method)
     def safely(self: "Observer", *args: P.args, **kwargs: P.kwargs) -> None:
@@ -94,6 +96,9 @@ class Observer(tune.Callback):
         """The run's process was lost more often than the recipe allows."""
         self.training.discard(name_of(trial))
         method, seed = trial.config["cell"]
+        self.folder.pull(method, seed)
+        if ended(self.folder, (method, seed)):  # it had ended, and was lost before it could say so
+            return self._ended(trial)
         error = Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
         failure = {"task": self.recipe.data.task, "model": self.recipe.model_for(method).path or "tiny",
                    "method": method, "seed": seed, "status": "failed", "error": error, "metrics": {}}  # fmt: skip
@@ -101,13 +106,15 @@ class Observer(tune.Callback):
         self._ended(trial)
 
     def _note(self, trial: Trial, events: list[dict[str, Any]]) -> None:
-        """Keep what happened in the run's events.jsonl."""
-        if not events:
-            return
+        """Keep what happened in the run's events.jsonl, once: steps that are done again tell it again."""
         path = self.folder.path / "trials" / name_of(trial) / "events.jsonl"
+        known = noted(path) if events else set()
+        new = [event for event in events if _identity(event) not in known or event["event"] in ANEW]
+        if not new:
+            return
         with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(event) + "\n" for event in events)
-        for event in events:
+            file.writelines(json.dumps(event) + "\n" for event in new)
+        for event in new:
             if event["event"] in TOLD:
                 self._say(f"{name_of(trial)}, step {event['step']}: {event['message'].splitlines()[0]}")
 
@@ -119,6 +126,23 @@ class Observer(tune.Callback):
         if status == "failed":
             self.failed.append(name_of(trial))
         self.progress.ended(name_of(trial), status)
+
+
+def noted(path: Path) -> set[tuple[int, str, str]]:
+    """Which events a run's events.jsonl holds; a last line that was cut short is passed over."""
+    if not path.exists():
+        return set()
+    found = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.add(_identity(json.loads(line)))
+        except ValueError:
+            continue
+    return found
+
+
+def _identity(event: dict[str, Any]) -> tuple[int, str, str]:
+    return event["step"], event["event"], event["message"]
 
 
 class Stopper(tune.Stopper):

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -17,6 +19,8 @@ from filelock import FileLock, Timeout
 from raymdm.errors import UserError
 from raymdm.orchestrate.folder import SweepFolder
 from raymdm.storage import Storage, StorageError
+
+_log = logging.getLogger(__name__)
 
 OWNER = "owner.json"
 BEAT_S = 10.0
@@ -79,6 +83,11 @@ def _locked(folder: SweepFolder) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(f"{folder.path} is being run by another process: wait for it, or stop it first") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder.path}: cannot lock the sweep ({error.strerror}): only who may write there can run it, on a file "
+            "system that has locks"
+        ) from None
     try:
         yield
     finally:
@@ -110,11 +119,21 @@ def _write(storage: Storage, mark: dict[str, str | int], beat: int) -> None:
 
 
 def _beat(storage: Storage, mark: dict[str, str | int], ended: threading.Event) -> None:
-    """Renew the mark until the sweep has ended, then take it away."""
+    """Renew the mark until the sweep has ended, then take it away; interrupt the sweep when another has taken it."""
     beat = 1
     while not ended.wait(BEAT_S):
         with suppress(StorageError):  # the sweep's own writes will tell
+            if _taken(storage, mark):
+                _log.error("%s was taken over by another process: this one stops", storage.uri)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
             _write(storage, mark, beat)
         beat += 1
     with suppress(StorageError):  # it stands still from now on, which says the same
-        storage.delete(OWNER)
+        if not _taken(storage, mark):
+            storage.delete(OWNER)
+
+
+def _taken(storage: Storage, mark: dict[str, str | int]) -> bool:
+    now = _mark(storage)
+    return now is not None and now["token"] != mark["token"]

@@ -178,16 +178,26 @@ def _grown(
     from raymdm.orchestrate.cluster import room
 
     added: Counter[str] = Counter()
+    alive = _by_type(nodes, have)
     for kind in sorted(have.types, key=lambda kind: (kind.gpus, kind.cpus)):
         node = kind.cpus, kind.gpus
         while (
             room(node, need.cpus, need.gpus)
-            and nodes.count(node) < kind.most
+            and added[kind.name] + alive.get(kind.name, 0) < kind.most
             and replace(have, nodes=nodes).holds(*need) < groups
         ):
             nodes = (*nodes, node)
             added[kind.name] += 1
     return nodes, added
+
+
+def _by_type(nodes: tuple["Node", ...], have: "Capacity") -> dict[str, int]:
+    """How many of the nodes are of each type; equal shapes are dealt out to the types in turn, each to its maximum."""
+    left, found = Counter(nodes), {}
+    for kind in have.types:
+        found[kind.name] = min(left[kind.cpus, kind.gpus], kind.most)
+        left[kind.cpus, kind.gpus] -= found[kind.name]
+    return found
 
 
 def _warnings(recipe: Recipe, made: Plan) -> list[str]:

@@ -6,6 +6,9 @@ from typing import Any
 
 import pandas as pd
 import ray
+from ray.exceptions import RayError
+
+from raymdm.errors import UserError
 
 Model = Callable[[pd.DataFrame], pd.DataFrame]
 """An object that holds a model and turns a block of rows into results."""
@@ -32,6 +35,8 @@ def run_blocks(
 
     `model`: the class whose instances, made with `where` on the spot, hold the model.
 
+    Raises the UserError that a block raised.
+
     On CPUs, `size` Ray tasks at a time: their processes keep the model from block to block, and their imports from run
     to run. On GPUs, a pool of `size` actors: an idle task process would keep the GPU's memory.
     """
@@ -45,4 +50,15 @@ def run_blocks(
             "compute": ray.data.TaskPoolStrategy(size=size),
         }
     rows = ray.data.from_pandas(list(blocks))
-    return rows.map_batches(**how, batch_size=None, batch_format="pandas", num_cpus=cpus, num_gpus=gpus).to_pandas()
+    results = rows.map_batches(**how, batch_size=None, batch_format="pandas", num_cpus=cpus, num_gpus=gpus)
+    try:
+        return results.to_pandas()
+    except RayError as error:
+        raise _users(error) or error from None
+
+
+def _users(error: BaseException | None) -> UserError | None:
+    """What a block raised for the user to mend, below what Ray wraps around it."""
+    while error is not None and not isinstance(error, UserError):
+        error = getattr(error, "cause", None) or error.__cause__
+    return error

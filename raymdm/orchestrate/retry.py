@@ -9,7 +9,6 @@ from raymdm.config.load import conflicts, load_recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate.begin import opened, set_aside
 from raymdm.orchestrate.folder import SweepFolder, trial_name
-from raymdm.orchestrate.ownership import owned
 from raymdm.orchestrate.rounds import cells_so_far, ended, finished
 from raymdm.orchestrate.sweep import go_on
 
@@ -35,7 +34,9 @@ def retry(path: Path, names: Sequence[str], overrides: Sequence[str], console: C
         raise UserError(f"{folder.path}: no run has failed. Go on with what is left by raymdm sweep RECIPE --resume")
     if unknown := [name for name in names if name not in failed]:
         raise UserError(f"{folder.path}: {unknown[0]} has not failed. Failed: {', '.join(failed)}")
-    with owned(folder):
+
+    def reopen(folder: SweepFolder) -> None:
         for name in names or failed:
             set_aside(folder, failed[name])
-    return go_on(folder, recipe, console)
+
+    return go_on(folder, recipe, console, reopen)

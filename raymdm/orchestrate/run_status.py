@@ -1,6 +1,7 @@
 """How far one run of a sweep is, from what the sweep's process last said of it and from the run's own files."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from raymdm.orchestrate.plan import Cell
 from raymdm.orchestrate.progress import ACTIVE, ENDED
 
 _TAIL_BYTES = 4096
+_HEADER = re.compile(r"^Failure # \d+ \(occurred at .*\)$", re.MULTILINE)
+"""What Ray writes above each of a run's errors."""
 _SERIOUS = ("broken_checkpoint", "skipped_step", "preempted")
 """Events whose last message is kept; of others the number is enough."""
 
@@ -115,9 +118,10 @@ def _take_result(run: RunStatus, path: Path, again: bool) -> None:
 
 
 def _line(error: str) -> str:
-    """What went wrong, in a line: the first one, or the last one of a traceback."""
-    lines = [line for line in error.splitlines() if line.strip()] or ["no error was recorded"]
-    if lines[0].startswith("Traceback"):
+    """What went wrong, in a line: the first one of Ray's last account, or the last one of a traceback."""
+    account = _HEADER.split(error)[-1]
+    lines = [line for line in account.splitlines() if line.strip()] or ["no error was recorded"]
+    if lines[0].startswith(("Traceback", "ray::")):
         lines = [line for line in reversed(lines) if not line[0].isspace()]
     return lines[0]
 

@@ -51,12 +51,19 @@ def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
     return _run(recipe, latest if resume else create, resume, console)
 
 
-def go_on(folder: SweepFolder, recipe: Recipe, console: Console) -> SweepFolder:
-    """Run the cells of a sweep that have not ended; errors as `sweep`."""
-    return _run(localised(recipe), lambda final: opened(folder.path), True, console)
+def go_on(folder: SweepFolder, recipe: Recipe, console: Console, reopen: Callable[[SweepFolder], None]) -> SweepFolder:
+    """Run the cells of a sweep that have not ended; errors as `sweep`. reopen: called when the sweep is this process's
+    and nothing can be refused any more."""
+    return _run(localised(recipe), lambda final: opened(folder.path), True, console, reopen)
 
 
-def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, console: Console) -> SweepFolder:
+def _run(
+    recipe: Recipe,
+    choose: Callable[[Recipe], SweepFolder],
+    resume: bool,
+    console: Console,
+    reopen: Callable[[SweepFolder], None] = lambda folder: None,
+) -> SweepFolder:
     """Connect, prepare, and run in the folder that `choose` gives."""
     started = time.monotonic()
     with connected():
@@ -77,9 +84,8 @@ def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, 
             if resume:
                 folder.store_recipe(recipe)
             folder.update(status="running", slots=slots)
-            folder.add_seconds(
-                connect=at_ray - started, data=prepared - at_ray, tracking=time.monotonic() - prepared
-            )
+            reopen(folder)
+            folder.add_seconds(connect=at_ray - started, data=prepared - at_ray, tracking=time.monotonic() - prepared)
             console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
             tracker = open_tracker(recipe, folder, connection)
             status: SweepStatus = "interrupted"
@@ -91,7 +97,10 @@ def _run(recipe: Recipe, choose: Callable[[Recipe], SweepFolder], resume: bool, 
                 console.print("stopping", highlight=False)
             finally:
                 _settle(folder, status, time.monotonic() - started)
-                tracker.close(status)
+                try:
+                    tracker.close(status)
+                except KeyboardInterrupt:
+                    console.print(f"MLflow was not told everything: raymdm sync {folder.path}", highlight=False)
     return folder
 
 
@@ -254,7 +263,8 @@ def run_cells(
             folder.add_seconds(runs=time.monotonic() - started)
     if observer.problem:
         raise StorageError(observer.problem)
-    folder.storage.delete("tune")
+    for name in ("tune", "ray"):  # what Tune and Train wrote for themselves
+        folder.storage.delete(name)
 
 
 def _resources(recipe: Recipe) -> dict[str, float]:

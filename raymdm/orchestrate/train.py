@@ -15,6 +15,7 @@ from typing import Any
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
@@ -62,7 +63,6 @@ def worker_loop(config: dict[str, str | int]) -> None:
     recipe = Recipe.model_validate_json(str(config["recipe"]))
     torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
     context = ray.train.get_context()
-    job = _job(recipe, str(config["method"]), int(config["seed"]), str(config["data"]), str(config["density"]))
     worker = Worker(
         report=ray.train.report,
         checkpoints=Storage(str(config["checkpoints"])),
@@ -71,7 +71,13 @@ def worker_loop(config: dict[str, str | int]) -> None:
         device=get_device(),
         preempted=notice(),
     )
+    problem = None
     try:
+        job: Any = _job(recipe, str(config["method"]), int(config["seed"]), str(config["data"]), str(config["density"]))
+    except UserError as error:
+        problem = error  # perhaps of this node alone
+    try:
+        worker.raise_alike(problem)
         train(job, worker)
     except UserError as error:
         # all workers come here: told rather than raised, so that no failure policy tries what would fail again
@@ -107,7 +113,9 @@ def run_training(
     """
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    settings, queue = recipe.train, Queue(actor_options={"num_cpus": 0})
+    # beside this process: the loss of another node must not end the reports
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    settings, queue = recipe.train, Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
@@ -144,16 +152,18 @@ def run_training(
         ),
     )
     problem: dict[str, Any] = {}
-    with ThreadPoolExecutor(1) as thread:
-        fitting = thread.submit(trainer.fit)
-        for metrics in _reports(queue, fitting.done):
-            if "problem" in metrics:
-                problem = metrics
-            else:
-                heard(metrics)
-        fitting.result()
-    queue.shutdown()
-    Storage(storage).delete(name)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            fitting = thread.submit(trainer.fit)
+            for metrics in _reports(queue, fitting.done):
+                if "problem" in metrics:
+                    problem = metrics
+                else:
+                    heard(metrics)
+            fitting.result()
+    finally:
+        queue.shutdown()
+        Storage(storage).delete(name)
     if problem:
         raise (StorageError if problem["storage"] else UserError)(problem["problem"])
 

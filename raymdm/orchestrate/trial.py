@@ -106,10 +106,11 @@ def _keep_best(checkpoints: Storage, target: Storage) -> None:
 
     with tempfile.TemporaryDirectory(prefix="raymdm-") as scratch:
         found = newest(checkpoints, Path(scratch))
-        if found is None:
+        if found is None or found.broken:
+            what = f" ({found.broken[0]})" if found else ""
             raise StorageError(
-                f"{checkpoints.uri}: the run has ended, but its last checkpoint cannot be read any more: look after "
-                "the storage, then go on with --resume"
+                f"{checkpoints.uri}: the run has ended, but its last checkpoint cannot be read any more{what}: look "
+                "after the storage, then go on with --resume, which trains its last part again"
             )
         state = load_state(found.path)
         target.put(found.path / "best", "model")

@@ -11,6 +11,7 @@ import raymdm.cli
 from raymdm.config.load import dump_recipe
 from raymdm.config.schema import Recipe
 from raymdm.orchestrate.begin import create
+from raymdm.storage import Storage, StorageError
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -49,6 +50,25 @@ def test_starts_where_there_is_no_sweep(asked: Callable[..., list[str]], file: s
 def test_goes_on_with_an_unfinished_one(asked: Callable[..., list[str]], recipe: Recipe, file: str) -> None:
     create(recipe).update(status="interrupted")
     assert asked(file) == ["sweep", file, "--resume"]
+
+
+def test_a_sweep_that_has_finished_is_reported_not_run_again(
+    asked: Callable[..., list[str]], recipe: Recipe, file: str
+) -> None:
+    folder = create(recipe)
+    folder.update(status="finished")
+    assert asked(file) == ["compare", str(folder.path)]
+
+
+def test_storage_that_is_away_starts_nothing(
+    asked: Callable[..., list[str]], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(storage: Storage, folder: str = "") -> list[str]:
+        raise StorageError("away")
+
+    monkeypatch.setattr(Storage, "names", away)
+    with pytest.raises(SystemExit, match="2"):
+        asked(file, f"storage_path={tmp_path / 'there'}")
 
 
 def test_leaves_another_recipe_s_sweep_alone(asked: Callable[..., list[str]], recipe: Recipe, file: str) -> None:

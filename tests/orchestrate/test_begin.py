@@ -156,3 +156,47 @@ def test_a_folder_that_is_no_sweep_is_refused(tmp_path: Path) -> None:
 def test_a_sweep_is_opened_by_its_folder(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     folder = create(make_recipe(output=str(tmp_path)))
     assert opened(folder.path) == folder == SweepFolder(folder.path)
+
+
+def test_an_unfinished_sweep_comes_before_a_newer_one_that_would_grow(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(output=str(tmp_path), sweep__seeds=[1, 2])
+    unfinished = create(recipe)
+    unfinished.update(status="interrupted")
+    create(make_recipe(output=str(tmp_path), sweep__seeds=[1])).update(status="finished")
+    assert latest(recipe) == unfinished
+
+
+def test_a_crash_between_recipe_and_state_loses_no_sweep(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = make_recipe(output=str(tmp_path), sweep__seeds=[1])
+    grown = make_recipe(output=str(tmp_path), sweep__seeds=[1, 2])
+    folder = create(small)
+    folder.update(status="interrupted")
+    write, after = SweepFolder.write, []
+
+    def crash(self: SweepFolder, name: str, content: str) -> None:
+        if after:
+            raise KeyboardInterrupt
+        write(self, name, content)
+        after.extend([name] * (name == "recipe.yaml"))
+
+    monkeypatch.setattr(SweepFolder, "write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        folder.store_recipe(grown)
+    monkeypatch.undo()
+    assert latest(grown) == folder
+
+
+def test_a_driver_that_comes_back_takes_over_what_another_did(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    storage = str(tmp_path / "storage")
+    here = make_recipe(output=str(tmp_path / "one"), storage_path=storage)
+    folder = create(here)
+    folder.write("trials/standard-s1/result.json", '{"status": "failed"}')
+    folder.update(status="interrupted")
+    other = latest(make_recipe(output=str(tmp_path / "two"), storage_path=storage))
+    set_aside(other, ("standard", 1))
+    other.update(stopped="elsewhere")
+    assert latest(here) == folder
+    assert folder.state()["stopped"] == "elsewhere"
+    assert not ended(folder, ("standard", 1))

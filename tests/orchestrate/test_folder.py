@@ -89,7 +89,7 @@ def test_what_a_run_left_is_fetched_without_its_model(make_recipe: MakeRecipe, t
 
 
 def test_a_model_that_other_nodes_cannot_see_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    base = make_recipe(output=str(tmp_path), storage_path="s3://bucket/folder")
+    base = make_recipe(output=str(tmp_path), storage_path="s3://bucket/folder?region=us-east-1")
     model = base.model.model_copy(update={"kind": "pretrained", "path": str(tmp_path)})
     with pytest.raises(UserError, match="copy it to s3://bucket/folder"):
         localised(base.model_copy(update={"model": model}))

@@ -229,7 +229,7 @@ def test_sweep_json_is_read_with_its_rounds(started: Callable[..., tuple[Recipe,
 
 def test_no_cell_is_handed_out_while_there_is_no_room() -> None:
     room = [False]
-    cells = Cells([("standard", 1)], lambda: [], lambda: room[0])
+    cells = Cells([("standard", 1)], list, lambda: room[0])
     assert cells.suggest("a") is None
     room[0] = True
     assert cells.suggest("a") == {"cell": ["standard", 1]}

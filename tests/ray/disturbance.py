@@ -106,11 +106,16 @@ def nodes(*cpus: float) -> Iterator[Cluster]:
                 cluster.add_node(num_cpus=number)
             yield cluster
         finally:
-            for process in STARTED:
-                process.kill()  # it lives only where a test failed
-                process.wait()
-            STARTED.clear()
+            end_sweeps()
             cluster.shutdown()
+
+
+def end_sweeps() -> None:
+    """Kill the sweeps that live on where a test failed: they would wait for their cluster."""
+    for process in STARTED:
+        process.kill()
+        process.wait()
+    STARTED.clear()
 
 
 def with_process(cluster: Cluster, titles: tuple[str, ...]) -> list[Any]:
@@ -181,17 +186,21 @@ class Sweep:
     def output(self) -> str:
         return (self.folder / "output.txt").read_text(errors="replace")
 
-    @property
-    def path(self) -> Path:
-        """The sweep's folder; others of its name may lie beside it."""
+    def folders(self) -> list[Path]:
+        """The folders of this recipe's sweeps; others of its name may lie beside them."""
         found = Path(self.recipe.output).glob(f"{self.recipe.name}-[0-9]*-[0-9]*/sweep.json")
         own = config_hash(self.recipe)
-        (path,) = (file.parent for file in found if json.loads(file.read_text())["config_hash"] == own)
+        return [file.parent for file in found if json.loads(file.read_text())["config_hash"] == own]
+
+    @property
+    def path(self) -> Path:
+        """The sweep's folder."""
+        (path,) = self.folders()
         return path
 
     def begun(self) -> bool:
         """Whether a run has been trained for a while."""
-        return bool(list(Path(self.recipe.output).glob(f"{self.recipe.name}-*/train/*/step-*")))
+        return any(list(folder.glob("train/*/step-*")) for folder in self.folders())
 
     def wait(self, seconds: float = 280) -> None:
         """Until it ends well."""

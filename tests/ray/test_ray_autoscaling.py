@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from disturbance import Sweep, descendants, free_port, kill, ray_folder, until
+from disturbance import Sweep, descendants, end_sweeps, free_port, kill, ray_folder, until
 from ray._private.state import GlobalState
 from ray._raylet import GcsClientOptions
 
@@ -45,6 +45,7 @@ def autoscaled(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         try:
             yield address, tmp_path / "home"
         finally:
+            end_sweeps()
             below = list(descendants(process.pid))
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -73,6 +74,14 @@ def _configuration(address: str) -> dict[str, object]:
         },
         "head_node_type": "ray.head.default",
         "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from disturbance import free_port, ray_folder, until
+from ray.job_submission import JobSubmissionClient
 
 from raymdm.config.load import dump_recipe
 from raymdm.config.schema import Recipe
@@ -20,6 +21,8 @@ from raymdm.orchestrate.folder import SweepFolder
 MakeRecipe = Callable[..., Recipe]
 RunSweep = Callable[..., tuple[SweepFolder, str]]
 RAY = Path(sys.executable).with_name("ray")
+EARLY = ("Failed to connect", "No available agent", "RemoteDisconnected")
+"""What a job server says that is not up yet."""
 
 
 def _metrics(output: Path) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def submit(head: str, repo_root: Path) -> Submit:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, env=os.environ | {"RAY_ADDRESS": ""}
             )
-            if not any(early in done.stderr + done.stdout for early in ("Failed to connect", "No available agent")):
+            if not any(early in done.stderr + done.stdout for early in EARLY):
                 break
             time.sleep(3)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -152,8 +155,10 @@ def test_a_stopped_job_goes_on_and_ends_the_same(
     file = tmp_path / "tiny-test.yaml"
     file.write_text(dump_recipe(long_recipe(tmp_path / "runs")))
     submit([str(file)], "--submission-id=stopped", "--no-wait")
+    client = JobSubmissionClient(head)
     until(lambda: list(tmp_path.glob("runs/tiny-test-*/train/*/step-*")), 200)
-    subprocess.run([RAY, "job", "stop", "--address", head, "stopped"], capture_output=True, check=True)
+    client.stop_job("stopped")  # what `ray job stop` does, which takes seconds to begin
+    until(lambda: client.get_job_status("stopped").is_terminal())
     (folder,) = map(SweepFolder, tmp_path.glob("runs/tiny-test-*"))
     assert not list(folder.path.glob("trials/*/result.json")), "the sweep was over before it was stopped"
     submit([str(file), "--resume"])

@@ -162,5 +162,6 @@ def test_a_run_that_diverges_fails_alone(make_recipe: MakeRecipe, run_sweep: Run
     for seed in (1, 2):
         result = json.loads((folder.trial("standard", seed) / "result.json").read_text())
         assert result["status"] == "failed"
-        assert "diverged" in result["error"] and "lower train.lr" in result["error"]
+        assert "not finite, more than train.max_skipped_steps=3" in result["error"]
+        assert "Lower train.lr" in result["error"]
     assert "standard-s1: failed" in text
