@@ -6,7 +6,8 @@ The loop knows nothing of the cluster: a `Worker` tells it its rank, takes its r
 import math
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,25 @@ REPORT_EVERY_S = 2.0
 def train(job: Job, worker: Worker) -> None:
     """Train one run to its end or to early stopping, from its newest sound checkpoint if it has one.
 
-    Its last checkpoint is on storage when this returns. Raises on all workers alike: UserError for what would come
-    again, StorageError when storage refused; ValueError when the density does not belong to the method.
+    Its last checkpoint is on storage when this returns. Raises on all workers alike, once what happened is reported:
+    UserError for what would come again, StorageError when storage refused.
     """
-    with tempfile.TemporaryDirectory(prefix="raymdm-") as scratch:
-        run = build(job, worker, Path(scratch))
+    with _scratch(worker) as scratch:
+        run = build(job, worker, scratch)
         with closing(run.writer):
-            _train(run)
+            try:
+                _train(run)
+            except UserError:  # all workers come here, or none
+                report(run)
+                raise
+
+
+@contextmanager
+def _scratch(worker: Worker) -> Iterator[Path]:
+    """A temporary folder on each worker. Raises StorageError on all of them where one cannot make it."""
+    place = "a temporary folder (TMPDIR)"
+    with worker.alike("write", place, lambda: tempfile.TemporaryDirectory(prefix="raymdm-")) as scratch:
+        yield Path(scratch)
 
 
 def _train(run: Run) -> None:
@@ -117,7 +130,6 @@ def train_step(run: Run) -> bool:
     else:
         message = health.skip(run, indices, slots, losses, norm)
         if state.skipped_steps > settings.max_skipped_steps:
-            report(run)
             raise health.too_many(run, message)
     return _heed(run, agreed)
 

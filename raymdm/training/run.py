@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedTokenizerFast
 
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
@@ -18,14 +19,18 @@ from raymdm.errors import UserError
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
 from raymdm.storage import Storage, StorageError
+from raymdm.training.checkpoints import told
 from raymdm.training.density import density_in_force
 from raymdm.training.resume import Resumed, resumed
 from raymdm.training.state import RunState, load_optimizer, load_state
 from raymdm.training.step import StepInputs
 from raymdm.training.writer import Writer
 
+T = TypeVar("T")
 _TOLD = 4096
 """Bytes of an error's message that the other workers hear of."""
+_COME_AGAIN = ("skipped_step", "loss_spike")
+"""Events of the steps themselves: whoever does a step meets them, so a checkpoint holds them."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,26 @@ class Worker:
         if self.rank == first:
             text = str(problem).encode()[:_TOLD]
             letters[: len(text)] = torch.tensor(list(text), dtype=torch.float64)
-        told = bytes(self.sum(letters).to(torch.uint8).tolist()).rstrip(b"\0").decode(errors="ignore")
-        raise problem or (StorageError if met[first] == 2 else UserError)(told)
+        message = bytes(self.sum(letters).to(torch.uint8).tolist()).rstrip(b"\0").decode(errors="ignore")
+        raise problem or (StorageError if met[first] == 2 else UserError)(message)
+
+    def alike(self, doing: str, place: object, do: Callable[[], T]) -> T:
+        """What `do` returns; all workers call it together, and what one of them meets is raised on all.
+
+        doing: "read" or "write", place: where. Raises UserError, and StorageError where the place refuses.
+        """
+        problem: UserError | None = None
+        try:
+            with told(doing, place):
+                done = do()
+        except UserError as error:
+            problem = error
+        except FileNotFoundError as error:
+            problem = UserError(f"{error.filename or place} is not there on this node: all nodes must share `output`")
+        except ValueError as error:  # a file that is not what it was written as
+            problem = UserError(f"{place}: {error}")
+        self.raise_alike(problem)
+        return done
 
 
 @dataclass
@@ -121,17 +144,21 @@ class Run:
         self.history.append(record)
 
     def event(self, kind: str, message: str, **details: Any) -> None:
-        self.events.append({"step": self.state.step, "event": kind, "message": message, **details})
+        event = {"step": self.state.step, "event": kind, "message": message, **details}
+        self.events.append(event)
+        if kind in _COME_AGAIN:
+            self.state.events.append(event)
 
 
 def build(job: Job, worker: Worker, scratch: Path) -> Run:
     """Model, optimiser, data and state: those of the newest sound checkpoint, or new ones where there is none.
 
-    scratch: a local folder. Raises UserError, and StorageError when the checkpoints cannot be read, on all workers.
+    scratch: a local folder. Raises UserError, and StorageError when files cannot be read or copied, on all workers.
     """
     recipe, settings = job.recipe, job.recipe.train
     method = recipe.spec(job.method)
-    tokenizer = loading.tokenizer(job.data)
+    training, validation, tokenizer = worker.alike("read", job.data, lambda: _prepared(job))
+    writer = Writer(worker.checkpoints, settings.keep_checkpoints, scratch, set())
 
     def load(checkpoint: Path | None) -> tuple[Denoiser, torch.optim.AdamW, RunState]:
         weights = checkpoint / "model" if checkpoint else None
@@ -144,6 +171,8 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
         )
         if checkpoint:
             load_optimizer(checkpoint, optimizer)
+        if checkpoint and worker.rank == 0:
+            writer.start_from(checkpoint)
         return denoiser, optimizer, load_state(checkpoint) if checkpoint else RunState()
 
     before = resumed(worker, scratch / "resumed", load)
@@ -152,25 +181,32 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
     state.take_window(worker.rank, worker.world_size)
     if method.control_variate == "ema" and state.ema is None:
         state.ema = control.start().tolist()
-    writer = Writer(worker.checkpoints, settings.keep_checkpoints, scratch, set(before.broken))
-    if before.found and worker.rank == 0:
-        writer.start_from(before.found.path)
+    writer.broken |= before.broken.keys()
     shutil.rmtree(scratch / "resumed", ignore_errors=True)
-    training = loading.load_split(job.data, "train")
     batch = settings.global_batch_size
     settings = settings.share(method.views, len(training))
     assert settings.max_steps and settings.eval_every
-    density = density_in_force(method, job.density, state)
+    density = worker.alike("read", job.density, lambda: density_in_force(method, job.density, state))
     job = replace(job, recipe=recipe.model_copy(update={"train": settings}))
     run = Run(
         job, worker, denoiser, data_parallel(denoiser, worker), optimizer,
         StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
-        training, loading.load_split(job.data, "validation", settings.max_validation_examples),
-        settings.max_steps, settings.eval_every, writer, state,
-        records=list(state.records), history=list(state.records),  # reports may have been lost; trackers keep each once
+        training, validation, settings.max_steps, settings.eval_every, writer, state,
+        history=list(state.records),
+        records=list(state.records), events=list(state.events),  # reports may have been lost; the driver keeps each once
     )  # fmt: skip
     _tell(run, before, workers_before)
     return run
+
+
+def _prepared(job: Job) -> tuple[loading.Split, loading.Split, PreTrainedTokenizerFast]:
+    """Training and validation split, and the tokenizer. Raises UserError for what is not there, OSError, ValueError."""
+    training = loading.load_split(job.data, "train")
+    validation = loading.load_split(job.data, "validation", job.recipe.train.max_validation_examples)
+    folder = job.data / "tokenizer"
+    if not folder.is_dir():  # transformers would take its path for a name on a hub
+        raise UserError(f"{folder} is not there on this node: `output` must be a folder that all nodes share")
+    return training, validation, loading.tokenizer(job.data)
 
 
 def data_parallel(denoiser: Denoiser, worker: Worker) -> nn.Module:

@@ -57,6 +57,8 @@ class RunState:
     """Rows that went through the model for refits and searches."""
     records: list[dict[str, float]] = field(default_factory=list)
     """All records made so far: a worker may outlive its driver for some checkpoints that nobody hears of."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """All skipped steps and loss spikes so far, for the same reason."""
 
     def close_window(self, window: Window, metrics: Mapping[str, float]) -> None:
         """Add a closed window to the totals and open the next. metrics: what `window.summarise` made of it."""

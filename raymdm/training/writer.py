@@ -47,15 +47,17 @@ class Writer:
 
     def __init__(self, storage: Storage, keep: int, scratch: Path, broken: set[int]) -> None:
         """keep: checkpoints that stay; scratch: a local folder; broken: steps whose checkpoints do not count."""
-        self._storage, self._keep, self._broken = storage, keep, broken
+        self._storage, self._keep, self.broken = storage, keep, broken
         self._best, self._scratch = scratch / "best", scratch
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
     def start_from(self, checkpoint: Path) -> None:
-        """Take the best model so far from the checkpoint that the run goes on from."""
+        """Take the best model so far from the checkpoint that the run goes on from. Raises StorageError."""
+        shutil.rmtree(self._best, ignore_errors=True)  # of a checkpoint that was removed meanwhile
         if (checkpoint / "best").exists():
-            shutil.copytree(checkpoint / "best", self._best)
+            with checkpoints.told("write", self._best):
+                shutil.copytree(checkpoint / "best", self._best)
 
     def begin(self, snapshot: Snapshot) -> None:
         """Write in the background. The write before must have ended: see `ended`."""
@@ -81,8 +83,8 @@ class Writer:
                 shutil.rmtree(self._best, ignore_errors=True)
                 save_model(snapshot.model, self._best, snapshot.weights)
         checkpoints.write(self._storage, step, lambda folder: self._fill(folder, snapshot), self._scratch)
-        self._broken.discard(step)
-        checkpoints.prune(self._storage, step, self._keep, self._broken)
+        self.broken.discard(step)
+        checkpoints.prune(self._storage, step, self._keep, self.broken)
 
     def _fill(self, folder: Path, snapshot: Snapshot) -> None:
         if snapshot.is_best:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from rich.console import Console
 
 from raymdm.config.schema import Recipe
@@ -34,8 +33,11 @@ def gone_on(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     """The recipes that sweeps went on with."""
     recipes: list[Recipe] = []
 
-    def go_on(folder: SweepFolder, recipe: Recipe, console: Console) -> SweepFolder:
+    def go_on(
+        folder: SweepFolder, recipe: Recipe, console: Console, reopen: Callable[[SweepFolder], None]
+    ) -> SweepFolder:
         recipes.append(recipe)
+        reopen(folder)
         return folder
 
     monkeypatch.setattr(module, "go_on", go_on)
@@ -119,9 +121,13 @@ def test_nothing_failed(folder: SweepFolder, gone_on: list[Recipe]) -> None:
         _retry(folder)
 
 
-def test_a_sweep_that_runs_is_left_alone(folder: SweepFolder, gone_on: list[Recipe]) -> None:
+def test_a_sweep_that_cannot_go_on_keeps_its_errors(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> SweepFolder:
+        raise UserError("another process runs it, or its resources can't be had")
+
+    monkeypatch.setattr(module, "go_on", refused)
     before = _files(folder)
-    with FileLock(folder.path / ".lock"), pytest.raises(UserError, match="being run by another process"):
+    with pytest.raises(UserError):
         _retry(folder)
     assert _files(folder) == before
 
