@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -33,6 +34,9 @@ def create(recipe: Recipe) -> SweepFolder:
                 "`raymdm status` shows how far it is"
             )
     path = Path(recipe.output).absolute() / f"{recipe.name}-{_stamp(recipe)}"
+    while path.exists():  # another sweep of the name began in the same second
+        time.sleep(0.3)
+        path = path.with_name(f"{recipe.name}-{_stamp(recipe)}")
     try:
         path.mkdir(parents=True)
         (path / "recipe.yaml").write_text(dump_recipe(recipe))

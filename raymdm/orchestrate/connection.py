@@ -14,7 +14,7 @@ import ray
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report waits for the controller's next poll
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # imports are slow where cores are few and busy
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # for the workers' places: nodes may have to come up
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",

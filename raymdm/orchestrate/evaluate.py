@@ -13,6 +13,9 @@ from raymdm.orchestrate.pool import run_blocks
 from raymdm.storage import Storage, fetched
 
 
+_TEXTS = ("prediction", "reference", "output")
+
+
 class Scorer:
     """Holds the model and turns a block of test rows into generated and scored ones."""
 
@@ -73,4 +76,5 @@ def evaluate(recipe: Recipe, method: str, model: str, data: str, here: bool = Fa
         scored = run_blocks(
             blocks, Scorer, where, settings.num_actors, settings.cpus_per_actor, settings.gpus_per_actor
         )
-    return scored.sort_values("example_id", kind="stable", ignore_index=True)
+    scored = scored.sort_values("example_id", kind="stable", ignore_index=True)
+    return scored.astype({"example_id": int, "score": float, "new_tokens": int} | dict.fromkeys(_TEXTS, object))

@@ -49,7 +49,7 @@ def run_blocks(
             "fn_kwargs": {"model": model, "where": where},
             "compute": ray.data.TaskPoolStrategy(size=size),
         }
-    rows = ray.data.from_pandas(list(blocks))
+    rows = ray.data.from_blocks(list(blocks))  # from_pandas would ask for a whole CPU a block beside the driver's
     results = rows.map_batches(**how, batch_size=None, batch_format="pandas", num_cpus=cpus, num_gpus=gpus)
     try:
         return results.to_pandas()

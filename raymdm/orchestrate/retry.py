@@ -9,6 +9,7 @@ from raymdm.config.load import conflicts, load_recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate.begin import opened, set_aside
 from raymdm.orchestrate.folder import SweepFolder, trial_name
+from raymdm.orchestrate.ownership import held
 from raymdm.orchestrate.rounds import cells_so_far, ended, finished
 from raymdm.orchestrate.sweep import go_on
 
@@ -17,9 +18,11 @@ def retry(path: Path, names: Sequence[str], overrides: Sequence[str], console: C
     """Run failed cells of a sweep again, and those that have not ended; an earlier error stays as failure-N.json.
 
     names: of runs, such as `mirror-s42`; empty for all that failed. Raises UserError where one did not fail, and for
-    overrides that would change results.
+    overrides that would change results, or while another process runs the sweep.
     """
     folder = opened(path)
+    if held(folder.path):  # told before Ray is started
+        raise UserError(f"{folder.path} is being run by another process: wait for it, or stop it first")
     begun = folder.recipe()
     recipe = load_recipe(folder.path / "recipe.yaml", overrides)
     if changed := conflicts(begun, recipe):

@@ -69,6 +69,7 @@ def _run(
     with connected():
         have = cluster.capacity()
         slots = cluster.slots(recipe, have)
+        cluster.keep_count(recipe)
         at_ray = time.monotonic()
         data = prepare_data(recipe, console)
         for name in recipe.sweep.methods:
