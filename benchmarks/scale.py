@@ -1,8 +1,8 @@
 """What a sweep's driver costs a run when nothing is trained: `python benchmarks/scale.py --runs 1000 --nodes 20`.
 
-Starts nodes on this machine, each of which says that it has one CPU, and a sweep whose runs only report a few records and write
-the files of a run. Printed: seconds of wall time a run, of Tune and of the trackers in the driver, its memory, and the
-time that `raymdm status` and `raymdm compare` take on the result.
+Starts nodes on this machine, each of which says that it has one CPU, and a sweep whose runs only report a few records
+and write the files of a run. Printed: wall time of the runs and CPU time of the driver, the time until MLflow has heard
+everything, the driver's memory, and the time that `raymdm status` and `raymdm compare` take on the result.
 """
 
 import argparse

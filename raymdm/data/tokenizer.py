@@ -60,6 +60,8 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
     try:
         path = str(fetched(path)) if "://" in path else path
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except UserError:  # of an address, which may hold credentials
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"{field}: no tokenizer could be loaded from {path!r}: {error}") from error
     if not tokenizer.is_fast:

@@ -3,6 +3,7 @@
 transformers' model code takes seconds to import, so it is imported inside the functions that need it.
 """
 
+import errno
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
 from raymdm.models.checks import assert_bidirectional, assert_causal, check_head, check_interface, vocabulary_size
-from raymdm.storage import fetched
+from raymdm.storage import fetched, refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +42,7 @@ def load_model(
     Raises:
         UserError: the path does not exist or holds no safetensors, the weights do not fit the tokenizer, or the
             architecture cannot do what the family needs.
+        StorageError: `weights` are there and storage does not let them be read.
     """
     if model.attn_implementation in _GPU_ONLY and not torch.cuda.is_available():
         raise UserError(
@@ -151,7 +153,9 @@ def _from_pretrained(model: ModelConfig, path: str, field: str) -> "PreTrainedMo
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+        if field == "weights":
+            _raise_refusal(error, path)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{field} {path!r}: cannot be loaded as a causal language model from safetensors: {reason}"
         ) from error
@@ -163,6 +167,16 @@ def _from_pretrained(model: ModelConfig, path: str, field: str) -> "PreTrainedMo
     # Sampling settings of the repository: never used here, and contradictory ones could not be saved again.
     loaded.generation_config = GenerationConfig.from_model_config(loaded.config)
     return loaded
+
+
+def _raise_refusal(error: Exception, path: str) -> None:
+    """Raise StorageError if the operating system refused to read what is there: that says nothing of the weights."""
+    refusal = refused.refusal(error)
+    if refusal is None and isinstance(error, FileNotFoundError) and (Path(path) / "model.safetensors").exists():
+        refusal = OSError(errno.EIO, "")  # safetensors takes any refusal to open a file for its absence
+    if refusal is not None and refusal.errno != errno.ENOENT:
+        with refused.told("read", path):
+            raise refusal from error
 
 
 def _make_bidirectional(model: "PreTrainedModel") -> None:

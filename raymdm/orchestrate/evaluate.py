@@ -12,7 +12,6 @@ from raymdm.data import loading
 from raymdm.orchestrate.pool import run_blocks
 from raymdm.storage import Storage, fetched
 
-
 _TEXTS = ("prediction", "reference", "output")
 
 

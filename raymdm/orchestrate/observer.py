@@ -16,7 +16,7 @@ from raymdm.errors import UserError
 from raymdm.orchestrate.folder import SweepFolder, trial_name
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.rounds import Cell, ended
-from raymdm.storage.refused import told
+from raymdm.storage import refused
 from raymdm.tracking.jsonl import recover
 from raymdm.tracking.tracker import Tracker, TrialStatus
 
@@ -33,7 +33,7 @@ def _kept_alive(method: Callable[Concatenate["Observer", P], None]) -> Callable[
     @wraps(method)
     def safely(self: "Observer", *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with told("write", str(self.folder.path)):
+            with refused.told("write", str(self.folder.path)):
                 method(self, *args, **kwargs)
         except UserError as error:
             self.problem = self.problem or str(error)
@@ -128,7 +128,7 @@ class Observer(tune.Callback):
         self.progress.ended(name_of(trial), status)
 
 
-def noted(path: Path) -> set[tuple[int, str, str]]:
+def noted(path: Path) -> set[tuple[int, str]]:
     """Which events a run's events.jsonl holds; a last line that was cut short is passed over."""
     if not path.exists():
         return set()
@@ -141,8 +141,9 @@ def noted(path: Path) -> set[tuple[int, str, str]]:
     return found
 
 
-def _identity(event: dict[str, Any]) -> tuple[int, str, str]:
-    return event["step"], event["event"], event["message"]
+def _identity(event: dict[str, Any]) -> tuple[int, str]:
+    """A step is skipped once, and is one spike."""
+    return event["step"], event["event"]
 
 
 class Stopper(tune.Stopper):

@@ -71,13 +71,10 @@ def worker_loop(config: dict[str, str | int]) -> None:
         device=get_device(),
         preempted=notice(),
     )
-    problem = None
+    which = str(config["method"]), int(config["seed"]), str(config["data"]), str(config["density"])
     try:
-        job: Any = _job(recipe, str(config["method"]), int(config["seed"]), str(config["data"]), str(config["density"]))
-    except UserError as error:
-        problem = error  # perhaps of this node alone
-    try:
-        worker.raise_alike(problem)
+        # a copy that this node alone cannot make must end all workers
+        job: Any = worker.alike("read", str(config["data"]), lambda: _job(recipe, *which))
         train(job, worker)
     except UserError as error:
         # all workers come here: told rather than raised, so that no failure policy tries what would fail again

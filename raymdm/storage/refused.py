@@ -28,6 +28,17 @@ def told(doing: str, place: str) -> Iterator[None]:
         ) from error
 
 
+def refusal(error: BaseException | None) -> OSError | None:
+    """The operating system's part in an error: torch hides it behind its own, safetensors and shutil in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error
+        if match := _OS_ERROR.search(str(error)):
+            return OSError(int(match[1]), os.strerror(int(match[1])))
+        error = error.__context__
+    return None
+
+
 def _remedy(error: OSError, place: str) -> str:
     if error.errno:
         elsewhere = ", or name another place by RAYMDM_CACHE" if "/raymdm-cache-" in place else ""
@@ -37,6 +48,8 @@ def _remedy(error: OSError, place: str) -> str:
             return remedy
     return "bring the storage back, or check the network, the address and its options"
 
+
+_OS_ERROR = re.compile(r"(?:\(os error |\[Errno )(\d+)[)\]]")
 
 _ENDING = re.compile(r" \(Request ID| error_info=")
 """Where an object store's reason ends and its numbers begin."""

@@ -1,7 +1,9 @@
 """Metrics as JSON lines, `<folder>/<trial>/metrics.jsonl`: the record that reports are made from."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,20 @@ class JsonlTracker:
         self._written[trial] = {_group(record) for record in recover(path)} if path.exists() else set()
 
     def log(self, trial: str, records: Sequence[Mapping[str, float]]) -> None:
+        """Append the records that are new; all of them, or, where the disk refuses, none. Raises OSError."""
         written = self._written[trial]
-        with self._path(trial).open("a", encoding="utf-8") as file:
-            for record in records:
-                if _group(record) not in written:
-                    written.add(_group(record))
-                    file.write(json.dumps(dict(record)) + "\n")
+        lines: dict[Group, str] = {}
+        for record in records:
+            if _group(record) not in written:
+                lines.setdefault(_group(record), json.dumps(dict(record)) + "\n")
+        with self._path(trial).open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                _write_all(file, "".join(lines.values()).encode())
+            except BaseException:
+                file.truncate(size)  # else the next record would stand behind half a line
+                raise
+        written.update(lines)
 
     def log_summary(self, trial: str, metrics: Mapping[str, float | None]) -> None: ...
 
@@ -51,6 +61,13 @@ class JsonlTracker:
 
     def _path(self, trial: str) -> Path:
         return self._folder / trial / "metrics.jsonl"
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    """Write without a buffer, which would be tried again when the file is closed."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def _group(record: Mapping[str, float]) -> Group:

@@ -5,6 +5,7 @@ MLflow is imported when it is used, so that nothing else waits for it.
 
 import logging
 import os
+import re
 import shlex
 import sqlite3
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
@@ -31,6 +32,11 @@ _SQLITE = "sqlite:///"
 _UNAVAILABLE = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 """MLflow's codes for a server that is down or starting; its code for "no connection" is INTERNAL_ERROR."""
 
+
+_SECRET = re.compile(r"(?i)([?&;][^=&;]*(?:pass|pwd|secret|token|odbc_connect)[^=&;]*=)([^&]*)")
+"""A value after an address's question mark that is nobody's business."""
+_TELLING = 4
+"""Letters of a secret that is looked for in any text; a shorter one is struck out in the address alone."""
 
 _settings_lock = threading.Lock()
 _settings: list[set[str]] = []
@@ -145,9 +151,34 @@ def client_settings(timeout: int = 10) -> Iterator[None]:
 
 
 def without_password(text: str, uri: str) -> str:
-    """`text` with the user and password of `uri`, if it has any, struck out."""
-    user, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return text.replace(f"{user}@", "***@") if at else text
+    """`text` with the user, the passwords and the tokens of `uri`, if it has any, struck out.
+
+    A database's address may hold a password with `/`, `#`, `?` or `@` in it, or name it after a question mark.
+    """
+    scheme, mark, rest = uri.partition("://")
+    if not mark or uri.startswith((_SQLITE, "file:")):
+        return text
+    is_http = scheme in ("http", "https")
+    authority = re.split("[/?#]", rest)[0]
+    is_host = is_http and ("@" in authority or re.fullmatch(r"[^@:]*(:\d*)?|\[.*\](:\d*)?", authority))
+    user, at, place = (authority if is_host else rest).rpartition("@")
+    place += rest[len(authority) :] if is_host else ""
+    shown = f"{scheme}://{'***@' if at else ''}" + _SECRET.sub(r"\1***", place)
+    secrets = {user.partition(":")[2], *(match[2] for match in _SECRET.finditer(rest))}
+    struck = [_struck(part, f"{user}@" if at else "", secrets) for part in text.split(uri)]
+    return shown.join(struck)
+
+
+def _struck(text: str, user: str, secrets: set[str]) -> str:
+    """`text` without secrets of an address, as they stand there or percent-decoded."""
+    if user:
+        text = text.replace(user, "***@")
+    known = secrets | {unquote(secret) for secret in secrets}
+    known |= {part for secret in known for part in secret.split("@")}  # a driver may take a part of it for the host
+    for secret in sorted(known, key=len, reverse=True):
+        if len(secret) >= _TELLING:
+            text = text.replace(secret, "***")
+    return text
 
 
 def reason(error: Exception, uri: str) -> str:

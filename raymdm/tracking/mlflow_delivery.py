@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raymdm.tracking.mlflow_connection import Connection, find_experiment, reason, without_password
+from raymdm.tracking.mlflow_refused import REFUSED, is_final
 from raymdm.tracking.mlflow_runs import MAX_TAG, Point, Run, cut
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ PAGE = 200
 RUN_KEY = "raymdm_key"
 """Tag by which a run is found again: the sweep's folder name, for a trial followed by its own."""
 PARENT = "mlflow.parentRunId"
-_REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
-"""MLflow's codes for what no later try will mend; anything else counts as an outage."""
 
 
 class Delivery:
@@ -230,14 +229,14 @@ class Delivery:
             run.paths.clear()  # the run was refused
         held = self._files(run) if run.paths and run.replayed else {}
         while run.paths:
-            path = run.paths[0]
+            path, logged = run.paths[0], True
             if path.is_dir():
-                self._attempt(f"artifact {path}", self._client.log_artifacts, run.id, str(path), path.name)
+                logged = self._log_file(path, self._client.log_artifacts, run.id, str(path), path.name)
             elif not path.exists():
                 self._tell(f"{path}", f"{path} does not exist any more, and so is not logged to MLflow")
             elif held.get(path.name) != path.stat().st_size:
-                self._attempt(f"artifact {path}", self._client.log_artifact, run.id, str(path))
-            self.paths += 1
+                logged = self._log_file(path, self._client.log_artifact, run.id, str(path))
+            self.paths += logged
             del run.paths[0]
 
     def _files(self, run: Run) -> dict[str, int | None]:
@@ -264,7 +263,7 @@ class Delivery:
         try:
             self._client.log_batch(run.id, **{kind: items}, synchronous=True)
         except MlflowException as error:
-            if error.error_code not in _REFUSED:
+            if error.error_code not in REFUSED:
                 raise
             if len(items) == 1 or self._is_gone(run):
                 self._tell_refused(f"{kind} {items[0].key}", error)
@@ -280,7 +279,7 @@ class Delivery:
         try:
             deleted: bool = self._client.get_run(run.id).info.lifecycle_stage == "deleted"
         except MlflowException as error:
-            if error.error_code not in _REFUSED:
+            if error.error_code not in REFUSED:
                 raise
             return True
         return deleted
@@ -292,9 +291,23 @@ class Delivery:
         try:
             call(*arguments)
         except MlflowException as error:
-            if error.error_code not in _REFUSED:
+            if error.error_code not in REFUSED:
                 raise
             self._tell_refused(what, error)
+            return False
+        return True
+
+    def _log_file(self, path: Path, call: Callable[..., None], *arguments: Any) -> bool:
+        """Log a file or folder; False, with one warning for all files, if it is refused. An outage is raised."""
+        try:
+            call(*arguments)
+        except Exception as error:  # MLflow's own, or whatever the client of an object store raises
+            if not is_final(error):
+                raise
+            self._tell(
+                f"artifacts {type(error).__name__}",
+                f"artifact {path} is not logged to MLflow, and others may not be either: {reason(error, self._uri)}",
+            )
             return False
         return True
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from raymdm.tracking.mlflow_connection import client_settings, without_password
+from raymdm.tracking.mlflow_connection import client_settings, reason, without_password
 from raymdm.tracking.mlflow_tracker import RUN_KEY
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def log_to_sweep(uri: str, experiment: str, sweep: str, files: Sequence[Path], f
             if figures.is_dir():
                 client.log_artifacts(runs[0].info.run_id, str(figures), "report/figures")
     except Exception as error:  # whatever a store or a network raises: the report itself is on disk
-        reason = without_password(str(error), uri).splitlines()[0]
-        logger.warning("the report is not logged to MLflow at %s: %s", without_password(uri, uri), reason)
+        shown = without_password(uri, uri)
+        logger.warning("the report is not logged to MLflow at %s: %s", shown, reason(error, uri))
         return False
     return True

@@ -23,6 +23,8 @@ __all__ = ["RUN_KEY", "Lacking", "MlflowTracker"]
 
 logger = logging.getLogger(__name__)
 
+_INTERRUPTED_S = 20.0
+"""Seconds that MLflow has at most where a sweep ends before it is finished."""
 _FINAL = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -55,7 +57,7 @@ class MlflowTracker:
 
         `sweep` tells this sweep from every other in the experiment, and holds no quotes; no other process may be
         logging it. After a failure, MLflow is left alone for `retry_after` seconds. `close` waits for what is not told
-        yet, `patience` seconds at most.
+        yet, `patience` seconds at most, and 20 at most unless the sweep finished.
         """
         self._uri = without_password(connection.uri, connection.uri)
         self._retry_after, self._patience = retry_after, patience
@@ -108,7 +110,8 @@ class MlflowTracker:
         """
         self._tell(lambda: self._delivery.close(_FINAL[status]))
         try:
-            self.flush(self._patience)
+            # who interrupts a sweep, a batch system for one, ends its process before long
+            self.flush(self._patience if status == "finished" else min(self._patience, _INTERRUPTED_S))
         finally:
             self._stop()
         self._thread.join(timeout=1)  # it may hang in a request

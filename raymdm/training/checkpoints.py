@@ -4,7 +4,8 @@
 
 `best/` is there from the first evaluation on. A run's process that lost its driver may go on for seconds beside the one
 that replaces it: both write the same steps, so a sound checkpoint is left as it is, and one that is overtaken is not
-missed.
+missed. On an object store a folder without a manifest is a checkpoint that is not finished; on a disk, where a folder
+appears whole, it is a broken one.
 """
 
 import errno
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 
@@ -28,7 +29,6 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _LEFTOVER = re.compile(r"\.step-(\d{8,})-[0-9a-f]+\.(?:partial|broken)")
-_OS_ERROR = re.compile(r"(?:\(os error |\[Errno )(\d+)[)\]]")
 
 Fill = Callable[[Path], None]
 """Writes a checkpoint's files, all but the manifest, into an empty folder."""
@@ -58,6 +58,8 @@ def search(storage: Storage, target: Path) -> tuple[Found | None, dict[int, str]
     """As `newest`, and what is wrong with each newer checkpoint, also where none is sound: step -> file and fault."""
     broken: dict[int, str] = {}
     for step in reversed(steps(storage)):
+        if _unfinished(storage, step):
+            continue
         fault, path = opened(storage, step, target)
         if fault is None:
             return Found(step, path, list(broken.values())), broken
@@ -99,25 +101,25 @@ def write(storage: Storage, step: int, fill: Fill, scratch: Path) -> None:
     scratch: a local folder for what goes to remote storage. Raises StorageError; what was written before is intact.
     """
     name = folder_name(step)
-    if storage.exists(f"{name}/{MANIFEST}") and opened(storage, step, scratch / "there")[0] is None:
+    if _committed(storage, step, scratch) == "sound":
         return
     with told("write", storage.path / name if storage.local else scratch):
         try:
             _write_local(storage, step, fill) if storage.local else _write_remote(storage, step, fill, scratch)
         except (OSError, RuntimeError, SafetensorError) as error:
             # a process that is further on takes our folder for a leftover, and ours is not missed
-            if not (isinstance(_refusal(error), FileNotFoundError) and _overtaken(storage, step)):
+            if not (isinstance(refused.refusal(error), FileNotFoundError) and _overtaken(storage, step)):
                 raise
 
 
 def prune(storage: Storage, step: int, keep: int, broken: Set[int] = frozenset()) -> None:
     """Remove what the checkpoint of `step`, just written, makes superfluous; later ones are not its business.
 
-    Of the checkpoints up to `step` the newest `keep` stay, the steps in `broken` not counted; what interrupted writes
-    left goes. Raises StorageError.
+    Of the checkpoints up to `step` the newest `keep` stay, the steps in `broken` and unfinished ones not counted; what
+    interrupted writes left goes. Raises StorageError.
     """
     earlier = [other for other in steps(storage) if other <= step]
-    kept = [other for other in earlier if other not in broken][-keep:]
+    kept = [other for other in earlier if other not in broken and not _unfinished(storage, other)][-keep:]
     for other in set(earlier) - set(kept):
         storage.delete(f"{folder_name(other)}/{MANIFEST}")  # first: the rest is no checkpoint without it
         storage.delete(folder_name(other))
@@ -137,10 +139,24 @@ def told(doing: str, place: object) -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError, SafetensorError) as error:
-            refusal = _refusal(error)
+            refusal = refused.refusal(error)
             if refusal is None or refusal is error:
                 raise
             raise refusal from error
+
+
+def _unfinished(storage: Storage, step: int) -> bool:
+    return not storage.local and not storage.exists(f"{folder_name(step)}/{MANIFEST}")
+
+
+def _committed(storage: Storage, step: int, scratch: Path) -> Literal["sound", "broken", "no"]:
+    """Whether a step's checkpoint has a manifest, and is what that says."""
+    if not storage.exists(f"{folder_name(step)}/{MANIFEST}"):
+        return "no"
+    copy = scratch / "there"
+    fault, _ = opened(storage, step, copy)
+    shutil.rmtree(copy, ignore_errors=True)
+    return "broken" if fault else "sound"
 
 
 def _overtaken(storage: Storage, step: int) -> bool:
@@ -182,14 +198,18 @@ def _move(partial: Path, target: Path, step: int) -> None:
 
 
 def _write_remote(storage: Storage, step: int, fill: Fill, scratch: Path) -> None:
+    """Put the files over what an unfinished upload left, and the manifest last."""
     name, folder = folder_name(step), scratch / "upload"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     fill(folder)
     manifest = _described(folder, step)
-    storage.delete(f"{name}/{MANIFEST}")  # of a broken one
-    storage.put(folder, name)
-    storage.write(f"{name}/{MANIFEST}", manifest.encode())
+    before = _committed(storage, step, scratch)  # again: another process may have finished meanwhile
+    if before == "broken":
+        storage.delete(f"{name}/{MANIFEST}")
+    if before != "sound":
+        storage.put(folder, name)
+        storage.write(f"{name}/{MANIFEST}", manifest.encode())
     shutil.rmtree(folder)
 
 
@@ -260,14 +280,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _refusal(error: BaseException | None) -> OSError | None:
-    """The operating system's part in an error: torch hides it behind its own, safetensors and shutil in words."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            return error
-        if match := _OS_ERROR.search(str(error)):
-            return OSError(int(match[1]), os.strerror(int(match[1])))
-        error = error.__context__
-    return None

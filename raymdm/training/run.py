@@ -192,8 +192,8 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
         job, worker, denoiser, data_parallel(denoiser, worker), optimizer,
         StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
         training, validation, settings.max_steps, settings.eval_every, writer, state,
-        history=list(state.records),
-        records=list(state.records), events=list(state.events),  # reports may have been lost; the driver keeps each once
+        # reports may have been lost, so all is sent again; who keeps it keeps it once
+        records=list(state.records), history=list(state.records), events=list(state.events),
     )  # fmt: skip
     _tell(run, before, workers_before)
     return run

@@ -122,3 +122,12 @@ def test_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path: no tokenizer could be loaded") as raised:
         load_tokenizer(ModelConfig(kind="pretrained", path=str(tmp_path)), None)
     assert str(tmp_path) in str(raised.value)
+
+
+def test_an_address_with_credentials_is_refused_without_printing_them() -> None:
+    model = ModelConfig.model_validate(
+        {"kind": "tiny", "tokenizer": {"kind": "pretrained", "path": "s3://key:s3cret@bucket/tokenizer"}}
+    )
+    with pytest.raises(UserError, match="address with credentials") as error:
+        load_tokenizer(model, None)
+    assert "s3cret" not in str(error.value)

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -137,6 +138,21 @@ def test_a_full_disk_costs_nothing_that_was_written(
     (small / "filler").unlink()
     run_once(job, small / "run")
     assert_same_run(small / "run", whole)
+
+
+def test_temporary_files_without_room_cost_nothing(
+    job: Job, whole: Path, small: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for half of the best model, which each process copies."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small))
+    half = (stopped / "step-00000006" / "best" / "model.safetensors").stat().st_size // 2
+    (small / "filler").write_bytes(bytes(shutil.disk_usage(small).free - half))
+    message = _refused(job, stopped)
+    assert "No space left on device" in message and str(small) in message
+    assert last(stopped).step == 6
+    (small / "filler").unlink()
+    run_once(job, stopped)
+    assert_same_run(stopped, whole)
 
 
 @pytest.mark.parametrize("call", ["mkdir", "rename"])

@@ -12,6 +12,7 @@ from interrupted import (
     density,
     events_of,
     last,
+    poison,
     records_of,
     run_once,
     run_stopped,
@@ -19,6 +20,7 @@ from interrupted import (
 )
 
 from raymdm.config.schema import METHODS, Recipe
+from raymdm.training import step
 from raymdm.training.loop import Job
 
 MakeRecipe = Callable[..., Recipe]
@@ -105,6 +107,19 @@ def test_a_run_says_where_it_went_on(whole: tuple[Job, Path], tmp_path: Path) ->
     run_once(whole[0], tmp_path / "run", stop=7)
     events = events_of(run_once(whole[0], tmp_path / "run"))
     assert [(event["event"], event["step"]) for event in events] == [("resumed", 4)]
+
+
+def test_what_happened_before_a_stop_is_told_again_word_for_word(
+    whole: tuple[Job, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step before the checkpoint of step 4 and one after it, which is done twice."""
+    monkeypatch.setattr(step, "_losses", poison(2, [2, 5], float("nan")))
+    expected = events_of(run_once(whole[0], tmp_path / "whole"))
+    run_once(whole[0], tmp_path / "run", stop=7)
+    found = events_of(run_once(whole[0], tmp_path / "run"))
+    assert [event["step"] for event in expected] == [3, 6]
+    assert [event for event in found if event["event"] != "resumed"] == expected
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_checkpoint_changes_nothing(whole: tuple[Job, Path], tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +52,31 @@ def _worker(rank: int, job: Job, folder: Path) -> None:
         _full(job, folder, two)
         _broken_loss(job, folder, two)
         _unshared(job, folder, two)
+        _without_data(job, folder, two)
+        _without_scratch(job, folder, two)
     if rank == 0:
         run_once(job, folder / "changing")
 
 
 def _preempted(job: Job, folder: Path, two: dict[str, int]) -> None:
     """The second worker is told in its sixth step, and again and again; every checkpoint is kept."""
-    calls = iter(range(100))
+    calls, reports, original = iter(range(100)), [], checkpoints._sync
+
+    def report(metrics: dict[str, Any]) -> None:
+        manifest = folder / "preempted" / checkpoints.folder_name(metrics["step"]) / checkpoints.MANIFEST
+        reports.append(metrics | {"committed": manifest.exists()})
+
+    def slow_sync(path: Path) -> None:
+        time.sleep(0.02)  # a report that did not wait for the checkpoint would come first
+        original(path)
+
+    checkpoints._sync = slow_sync
     train_config = job.recipe.train.model_copy(update={"checkpoint_every": None, "keep_checkpoints": 9})
     recipe = job.recipe.model_copy(update={"train": train_config})
     told = Job(recipe, job.method, job.seed, job.data)
-    reports = run_once(told, folder / "preempted", preempted=lambda: two["rank"] == 1 and next(calls) >= 5, **two)
+    preempted = lambda: two["rank"] == 1 and next(calls) >= 5  # noqa: E731
+    run_once(told, folder / "preempted", preempted=preempted, report=report, **two)
+    checkpoints._sync = original
     _keep(folder / f"preempted-{two['rank']}.json", reports)
 
 
@@ -96,11 +113,29 @@ def _unshared(job: Job, folder: Path, two: dict[str, int]) -> None:
     _keep(folder / f"unshared-{two['rank']}.json", _refused(job, folder / f"unshared-{two['rank']}", two))
 
 
-def _refused(job: Job, folder: Path, two: dict[str, int]) -> list[str]:
+def _without_data(job: Job, folder: Path, two: dict[str, int]) -> None:
+    """The second worker's node has no data."""
+    if two["rank"] == 1:
+        job = replace(job, data=folder / "nowhere")
+    _keep(folder / f"dataless-{two['rank']}.json", _refused(job, folder / "dataless", two))
+
+
+def _without_scratch(job: Job, folder: Path, two: dict[str, int]) -> None:
+    """The first worker's node has no place for temporary files."""
+    original = tempfile.tempdir
+    if two["rank"] == 0:
+        tempfile.tempdir = str(folder / "no-tmp")
+    _keep(folder / f"scratchless-{two['rank']}.json", _refused(job, folder / "scratchless", two))
+    tempfile.tempdir = original
+
+
+def _refused(job: Job, folder: Path, two: dict[str, int]) -> list[Any]:
+    """The error's type and message, and the steps at which was reported."""
+    reports: list[int] = []
     try:
-        train(job, Worker(lambda metrics: None, Storage(str(folder)), **two))
+        train(job, Worker(lambda metrics: reports.append(metrics["step"]), Storage(str(folder)), **two))
     except UserError as error:
-        return [type(error).__name__, str(error)]
+        return [type(error).__name__, str(error), reports]
     return []
 
 
@@ -141,7 +176,9 @@ def test_a_notice_to_one_worker_makes_one_checkpoint_of_all(runs: Path) -> None:
     assert checkpoints.steps(Storage(str(runs / "preempted"))) == [4, 6, 8, 12]
     for reports in _read(runs, "preempted"):
         assert [(event["step"], event["event"]) for event in events_of(reports)] == [(6, "preempted")]
-        assert 6 in [report["step"] for report in reports], "whoever watches hears of it at once"
+        assert [report["committed"] for report in reports if report["step"] == 6] == [True], (
+            "told at once, when it is kept"
+        )
 
 
 def test_a_full_disk_is_told_by_all_workers(runs: Path) -> None:
@@ -149,6 +186,7 @@ def test_a_full_disk_is_told_by_all_workers(runs: Path) -> None:
     assert first == second
     assert first[0] == "StorageError"
     assert "No space left on device" in first[1]
+    assert first[2][-1] >= 6, "what happened since the last report is told before the run ends"
 
 
 def test_a_run_goes_on_once_there_is_room(runs: Path) -> None:
@@ -171,3 +209,17 @@ def test_storage_that_is_not_shared_is_refused_by_all(runs: Path) -> None:
     assert first[0] == second[0] == "StorageError"
     assert "all nodes share" in first[1]
     shutil.rmtree(runs / "unshared-0")
+
+
+def test_data_that_one_node_lacks_is_told_by_all(runs: Path) -> None:
+    first, second = _read(runs, "dataless")
+    assert first == second
+    assert first[0] == "UserError"
+    assert "nowhere" in first[1] and "all nodes share" in first[1]
+
+
+def test_a_node_without_room_for_temporary_files_is_told_by_all(runs: Path) -> None:
+    first, second = _read(runs, "scratchless")
+    assert first == second
+    assert first[0] == "StorageError"
+    assert "TMPDIR" in first[1]

@@ -2,6 +2,8 @@
 
 import json
 import math
+import resource
+import signal
 
 import pytest
 
@@ -56,6 +58,24 @@ def test_a_resumed_trial_writes_each_group_of_a_step_once(tmp_path, path):
 def test_a_group_told_twice_to_one_tracker_is_written_once(tmp_path, path):
     started(tmp_path).log("mirror-s1", [{"step": 1, "train/loss": 1.0}] * 2)
     assert len(read(path)) == 1
+
+
+def test_a_full_disk_leaves_no_half_line_and_the_record_can_be_told_again(tmp_path, path):
+    """Ten bytes of the second record still fit."""
+    tracker = started(tmp_path)
+    tracker.log("mirror-s1", [{"step": 1, "train/loss": 1.0}])
+    size = path.stat().st_size
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            tracker.log("mirror-s1", [{"step": 2, "train/loss": 2.0}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.stat().st_size == size
+    tracker.log("mirror-s1", [{"step": 2, "train/loss": 2.0}])
+    assert [record["step"] for record in read(path)] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from raymdm.errors import UserError
-from raymdm.tracking.mlflow_connection import client_settings, connect, mlflow_command, sqlite_uri
+from raymdm.tracking.mlflow_connection import (
+    client_settings,
+    connect,
+    mlflow_command,
+    reason,
+    sqlite_uri,
+    without_password,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,55 @@ def test_importing_the_trackers_does_not_import_mlflow():
 )
 def test_the_command_that_shows_a_store(uri, command):
     assert mlflow_command(uri) == command
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:s3cr/et@db:5432/mlflow", "postgresql://***@db:5432/mlflow"),
+        ("postgresql://me:s3cr#et@db/mlflow", "postgresql://***@db/mlflow"),
+        ("mysql+pymysql://me:s3cr?et@db/mlflow", "mysql+pymysql://***@db/mlflow"),
+        ("postgresql://me:s3cr@et@db/mlflow", "postgresql://***@db/mlflow"),
+        ("postgresql://me:s3cr[et@db/mlflow", "postgresql://***@db/mlflow"),
+        ("postgresql://db/mlflow?user=me&password=s3cr/et&x=1", "postgresql://db/mlflow?user=me&password=***&x=1"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Ds3cret", "mssql+pyodbc:///?odbc_connect=***"),
+        ("http://me:s3cret@host:5000/path@x", "http://***@host:5000/path@x"),
+        ("http://me:s3cr/et@host:5000", "http://***@host:5000"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("http://[nonsense", "http://[nonsense"),
+        ("http://host:5000/team@place", "http://host:5000/team@place"),
+        ("sqlite:////a/b@c/mlflow.db", "sqlite:////a/b@c/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_an_address_is_shown_without_what_is_secret(uri, shown):
+    assert without_password(uri, uri) == shown
+    assert without_password(f"cannot use {uri}!", uri) == f"cannot use {shown}!"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("postgresql://me:s3cr%2Fet@db/x", "authentication failed: s3cr/et"),
+        ("postgresql://me:s3cret@db/x", "cannot use me:s3cret@db"),
+        ("postgresql://db/x?password=s3cret", "invalid dsn: password=s3cret"),
+        ("postgresql://me:s3cr@etet@db/x", 'could not translate host name "etet@db"'),
+    ],
+)
+def test_a_driver_s_error_is_told_without_the_password(uri, said):
+    told = reason(ValueError(said), uri)
+    assert not any(part in told for part in ("s3cr", "etet"))
+
+
+def test_a_store_that_cannot_be_reached_is_named_without_its_password(tmp_path):
+    """No driver for it is installed."""
+    with pytest.raises(UserError, match=r"cannot use the MLflow store oracle://\*\*\*@db/x") as error:
+        connect("oracle://me:s3cr/[et@db/x", "sorting", tmp_path)
+    assert "s3cr" not in str(error.value)
+
+
+def test_an_error_without_a_word_is_told_by_its_kind():
+    assert reason(TimeoutError(), "http://host") == "TimeoutError"
 
 
 def test_a_relative_store_is_shown_by_its_absolute_path(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def steps(connection, key, metric="a"):
 
 
 class Deadly:
-    """Kills the server a moment after every fifth `log_batch` has begun, and brings it back."""
+    """Kills the server before the third `log_batch` and a moment after every fifth has begun, and brings it back."""
 
     def __init__(self, monkeypatch, killable, client) -> None:
         self.kills = self.failures = self._calls = 0
@@ -39,6 +39,8 @@ class Deadly:
     def __call__(self, *arguments, **named):
         self._calls += 1
         timer = threading.Timer(self._rng.uniform(0, 0.08), self._kill)
+        if self._calls == 3:
+            self._killable.kill()
         if self._calls % 5 == 0:
             timer.start()
         try:
@@ -47,6 +49,8 @@ class Deadly:
             self.failures += 1
             raise
         finally:
+            if self._calls == 3:
+                self._killable.come_back()
             if self._calls % 5 == 0:
                 timer.join()
 

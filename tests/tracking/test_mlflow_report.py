@@ -55,6 +55,21 @@ def test_a_run_that_is_not_there_is_a_warning(
     assert f"no run of {sweep} in experiment {name}" in caplog.text
 
 
+def test_an_error_without_a_word_is_a_warning(
+    connection: Connection,
+    experiment: str,
+    report: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", fail)
+    assert not log_to_sweep(connection.uri, experiment, "sweep-1", [report / "report.html"], report / "figures")
+    assert caplog.messages[-1].endswith(": TimeoutError")
+
+
 def test_a_dead_server_is_a_warning_without_its_password(report: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = "http://user:secret@127.0.0.1:9"
     assert not log_to_sweep(uri, "experiment", "sweep-1", [report / "report.html"], report / "figures")

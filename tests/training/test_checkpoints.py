@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pyarrow import fs
 from safetensors.torch import save_file
 
 from raymdm.storage import Storage, StorageError
@@ -25,29 +25,6 @@ def _fill(folder: Path) -> None:
     for name, content in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-
-
-@pytest.fixture(params=["local", "remote"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A run's checkpoints in a folder, or reached as those in an object store are."""
-    found = Storage(str(tmp_path / "run"))
-    if request.param == "remote":
-        found.local = False
-        found.__dict__["_bucket_seen"] = True
-        original = found._fs.open_output_stream
-
-        class Bucket:
-            """No folder has to be made before what lies in it."""
-
-            def __getattr__(self, name: str) -> object:
-                return getattr(fs.LocalFileSystem(), name)
-
-            def open_output_stream(self, path: str) -> object:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                return original(path)
-
-        found._fs = Bucket()
-    return found
 
 
 @pytest.fixture
@@ -86,8 +63,9 @@ BREAK: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("how", BREAK)
-@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize(
+    ("name", "how"), [*itertools.product(FILES, BREAK), *(("manifest.json", how) for how in BREAK if how != "missing")]
+)
 def test_a_broken_file_is_named_and_the_checkpoint_before_used(
     storage: Storage, save: Callable[[int], None], tmp_path: Path, name: str, how: str
 ) -> None:
@@ -110,10 +88,10 @@ def test_a_changed_manifest_is_seen(storage: Storage, save: Callable[[int], None
     assert newest(storage, tmp_path / "copy") is None
 
 
-def test_an_empty_folder_is_no_checkpoint(storage: Storage, save: Callable[[int], None], tmp_path: Path) -> None:
-    save(4)
+def test_an_empty_folder_is_no_checkpoint(folder: Storage, tmp_path: Path) -> None:
+    write(folder, 4, _fill, tmp_path)
     (tmp_path / "run" / "step-00000008").mkdir()
-    found = newest(storage, tmp_path / "copy")
+    found = newest(folder, tmp_path / "copy")
     assert found is not None
     assert (found.step, found.broken) == (4, ["step-00000008/manifest.json is missing"])
 
@@ -169,11 +147,6 @@ def test_later_checkpoints_are_another_process_s_business(storage: Storage, save
 
 
 # What only a folder on a disk has: a name that says it is not finished
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "run"))
 
 
 def test_leftovers_of_steps_gone_by_are_removed(folder: Storage, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from raymdm.config.schema import Recipe
 from raymdm.data import loading
 from raymdm.errors import UserError
 from raymdm.storage import Storage
-from raymdm.training import health, step
+from raymdm.training import health, loop, step
 from raymdm.training.checkpoints import newest
 from raymdm.training.draws import draw_rates
 from raymdm.training.loop import Job, Run, Worker, build, train, train_step
@@ -152,6 +152,18 @@ def test_one_more_than_allowed_ends_the_run(
     assert [event["step"] for event in events] == list(range(6, 7 + allowed)), "told before the run ended"
     for told in (f"{allowed + 1} steps", f"train.max_skipped_steps={allowed}", events[-1]["message"], "train.lr"):
         assert told in str(error.value)
+
+
+def test_what_happened_is_told_before_a_run_ends_for_another_reason(
+    tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _poison(monkeypatch, [1])
+    monkeypatch.setattr(loop, "validation_sums", lambda *_: torch.tensor([NAN, 1.0], dtype=torch.float64))
+    with pytest.raises(UserError, match="validation NLL is nan at step 4"):
+        _train(make_recipe(), tiny_data, tmp_path)
+    reports = _train.reports  # type: ignore[attr-defined]
+    assert [event["step"] for event in _events(reports, "skipped_step")] == [2]
+    assert [record["step"] for record in _records(reports)] == [2]
 
 
 def test_the_run_goes_on_when_more_is_allowed(

@@ -1,15 +1,17 @@
 """Which checkpoint a run goes on from when another of its processes removes them meanwhile."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.storage import Storage, StorageError
 from raymdm.training.checkpoints import write
+from raymdm.training.loop import Job, Worker, build, train
 from raymdm.training.resume import resumed
-from raymdm.training.run import Worker
 
 
 def _worker(folder: Path) -> Worker:
@@ -56,12 +58,17 @@ def test_what_is_wrong_with_a_model_is_told_as_it_is(tmp_path: Path) -> None:
         resumed(_worker(tmp_path), tmp_path / "copy", load)
 
 
-@pytest.mark.parametrize("name", ["PermissionError", "IsADirectoryError"])
-def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
-    _save(tmp_path, 4)
+def test_a_sound_checkpoint_that_cannot_be_read_is_not_passed_over(
+    tiny_data: Path, make_recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes were right a moment ago: the run goes on when the disk does."""
+    job = Job(make_recipe(train__max_steps=4), "standard", 42, tiny_data)
+    run_folder = tmp_path / "run"
+    train(job, _worker(run_folder))
 
-    def load(checkpoint: Path | None) -> None:
-        raise {"PermissionError": PermissionError, "IsADirectoryError": IsADirectoryError}[name](13, "refused")
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("Input/output error (os error 5)")
 
-    with pytest.raises(StorageError, match="cannot read"):
-        resumed(_worker(tmp_path), tmp_path / "copy", load)
+    monkeypatch.setattr("transformers.modeling_utils.safe_open", refuse)
+    with pytest.raises(StorageError, match=r"step-00000004.*Input/output error"):
+        build(job, _worker(run_folder), tmp_path)
