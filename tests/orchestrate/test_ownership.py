@@ -1,6 +1,7 @@
 """A sweep belongs to one process, on one machine or several."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,10 @@ def test_the_mark_on_the_storage_goes_with_its_owner(folder: SweepFolder) -> Non
     assert not folder.storage.exists(OWNER)
 
 
-def test_an_owner_elsewhere_that_lives_is_respected(folder: SweepFolder, tmp_path: Path) -> None:
+def test_an_owner_elsewhere_that_lives_is_respected(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "BEAT_S", 1.0)  # a busy machine renews late
     other = SweepFolder(tmp_path / "elsewhere", folder.mirror)
     other.path.mkdir()
     with owned(other), pytest.raises(UserError, match="is being run by process"), owned(folder):
@@ -52,3 +56,16 @@ def test_a_mark_that_stands_still_is_taken_over(folder: SweepFolder) -> None:
     folder.storage.write(OWNER, json.dumps(mark).encode())
     with owned(folder):
         pass
+
+
+def _run_until_taken_over(folder: SweepFolder) -> None:
+    with owned(folder):
+        mark = json.loads(folder.storage.read(OWNER))
+        folder.storage.write(OWNER, json.dumps(mark | {"token": "another"}).encode())
+        threading.Event().wait(30)
+
+
+def test_an_owner_that_was_taken_over_stops(folder: SweepFolder) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run_until_taken_over(folder)
+    assert json.loads(folder.storage.read(OWNER))["token"] == "another"
