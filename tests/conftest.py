@@ -36,12 +36,6 @@ settings.load_profile("raymdm")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))  # one after the other: each takes the whole machine
-
-
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """The top folder of the checkout."""

@@ -23,13 +23,14 @@ from raymdm.errors import UserError
 CANNOT_MATTER = frozenset(
     {
         # names and places
-        "name", "description", "output", "tracking",
+        "name", "description", "output", "storage_path", "tracking",
         # the grid, and what a single run would be
         "sweep", "method", "seed",
         # what is asked of a model beside its training
         "diagnose",
         # restarts, and where and how many at once
-        "train.max_failures", "train.cpus_per_worker", "calibrate.num_actors", "calibrate.cpus_per_actor",
+        "train.max_failures", "train.checkpoint_every", "train.keep_checkpoints", "train.placement_strategy",
+        "train.cpus_per_worker", "calibrate.num_actors", "calibrate.cpus_per_actor",
         "evaluate.num_actors", "evaluate.cpus_per_actor",
     }
 )  # fmt: skip

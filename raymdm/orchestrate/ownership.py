@@ -125,7 +125,7 @@ def _beat(storage: Storage, mark: dict[str, str | int], ended: threading.Event) 
         with suppress(StorageError):  # the sweep's own writes will tell
             if _taken(storage, mark):
                 _log.error("%s was taken over by another process: this one stops", storage.uri)
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)  # Ctrl-C, even where that is ignored
                 return
             _write(storage, mark, beat)
         beat += 1

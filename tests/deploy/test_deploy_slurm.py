@@ -75,7 +75,8 @@ class Slurm:
         # a file, because Ray's own processes hold a pipe open
         with (self.folder / "output").open("w") as output:
             return subprocess.Popen(
-                ["bash", self.script, "recipe.yaml", "a=b"],
+                # signals as a job gets them: what starts the tests in the background may have them ignore Ctrl-C
+                ["env", "--default-signal=INT", "bash", self.script, "recipe.yaml", "a=b"],
                 stdout=output, stderr=subprocess.STDOUT, env=self.env | env, text=True,
             )  # fmt: skip
 
@@ -92,7 +93,11 @@ class Slurm:
         while "sweeping" not in self.said() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        return process.wait(60)
+        try:
+            return process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _program(folder: Path, name: str, text: str) -> None:

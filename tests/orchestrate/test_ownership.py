@@ -1,6 +1,7 @@
 """A sweep belongs to one process, on one machine or several."""
 
 import json
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,15 @@ def _run_until_taken_over(folder: SweepFolder) -> None:
         threading.Event().wait(30)
 
 
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_an_owner_that_was_taken_over_stops(folder: SweepFolder) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        _run_until_taken_over(folder)
+    before = signal.signal(signal.SIGTERM, _interrupt)  # as a sweep that is connected has it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _run_until_taken_over(folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert json.loads(folder.storage.read(OWNER))["token"] == "another"
