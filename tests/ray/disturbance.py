@@ -151,6 +151,13 @@ class Server:
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
 
+    def answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
     def kill(self) -> None:
         if self.process:
             os.killpg(self.process.pid, signal.SIGKILL)

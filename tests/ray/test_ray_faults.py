@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from disturbance import Server, Sweep, assert_equal, assert_logged_once, disturb
+from disturbance import Server, Sweep, assert_equal, assert_logged_once, disturb, until
 
 from raymdm.config.schema import Recipe
 
@@ -42,6 +42,7 @@ def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path / "mlflow")
     server.start()
+    until(server.answers)
     yield server
     server.kill()
 
