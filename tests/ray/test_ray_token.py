@@ -9,7 +9,6 @@ from disturbance import descendants
 
 from raymdm.orchestrate.connection import connected
 
-
 FIGURES = {44217, 44227}
 """Where Ray's autoscaler and dashboard give anyone figures of the cluster, and nothing else."""
 
