@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,16 @@ def test_a_relative_store_is_shown_by_its_absolute_path(tmp_path, monkeypatch):
     assert f"sqlite:///{tmp_path}/mlflow.db" in mlflow_command("sqlite:///mlflow.db")
 
 
+@pytest.fixture
+def nobody_else():
+    """Threads of trackers that earlier tests closed or abandoned have let go of the settings, which all share."""
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("nobody_else")
 def test_the_users_own_settings_are_kept_and_ours_are_taken_back(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
@@ -168,6 +179,7 @@ def test_the_users_own_settings_are_kept_and_ours_are_taken_back(monkeypatch):
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
 
 
+@pytest.mark.usefixtures("nobody_else")
 def test_settings_last_as_long_as_anybody_needs_them(monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     first, second = client_settings(timeout=3), client_settings(timeout=4)
