@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Section(BaseModel):
@@ -53,7 +53,7 @@ class ReasoningGymConfig(Section):
 
 
 class DataConfig(Section):
-    task: Literal["gsm8k", "sorting", "reasoning_gym", "sft"]
+    task: Literal["gsm8k", "hitab", "open_science", "sorting", "reasoning_gym", "sft"]
     """What a row means and how an answer is scored. `sft`: rows as they are, exact match of the whole response."""
     path: str | None = None
     """A folder with train/test files (.jsonl, .parquet), one file, or a `datasets` name. Generated tasks need none."""
@@ -92,7 +92,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _path_given(self) -> "DataConfig":
-        if self.task in ("gsm8k", "sft") and not self.path:
+        if self.task not in ("sorting", "reasoning_gym") and not self.path:
             raise ValueError(f"`path` is needed for task {self.task!r}: a folder, a file or a datasets name")
         return self
 
@@ -105,6 +105,22 @@ class TokenizerConfig(Section):
     """Name, folder or address of a pretrained tokenizer; null: the model's."""
     vocab_size: PositiveInt = 2000
     """Vocabulary of `bpe`, special tokens included."""
+    mask_token: str | None = None
+    """Text of a pretrained tokenizer's mask token; null: its own, or the one that the model's config.json names by
+    `mask_token_id`, or else a new `[MASK]`."""
+
+
+class AdapterConfig(Section):
+    kind: Literal["lora", "qlora"] = "lora"
+    """`lora`: low-rank updates of frozen weights (peft); `qlora`: the frozen weights in 4 bits (NF4, bitsandbytes)."""
+    r: PositiveInt = 32
+    """Rank of the updates."""
+    alpha: PositiveFloat = 64.0
+    """Scale: an update counts alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the updates; another noise beside that which is measured, hence 0."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the linear layers that get updates; `all-linear`: all but the output layer."""
 
 
 class ModelConfig(Section):
@@ -126,6 +142,10 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the parameters, in training too: bfloat16 halves their memory but rounds small updates away. The forward
     pass runs in bf16 on a GPU either way."""
+    right_shift_logits: bool | None = None
+    """Whether an MDM predicts a token from the position before it, as Dream does; null: what the checkpoint says."""
+    adapter: AdapterConfig | None = None
+    """Train low-rank updates of a pretrained model; null: all its weights."""
     trust_remote_code: bool = False
     """Run code that a model repository ships. Off unless you read that code."""
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -135,6 +155,8 @@ class ModelConfig(Section):
         if self.kind == "pretrained" and not self.path:
             raise ValueError("`path` is needed for kind 'pretrained': a transformers name or a folder")
         if self.kind == "tiny":
+            if self.adapter:
+                raise ValueError("`adapter`: a 'tiny' model has no weights worth keeping; use kind 'pretrained'")
             if self.tokenizer.kind == "pretrained" and not self.tokenizer.path:
                 raise ValueError(
                     "`tokenizer`: a 'tiny' model has no tokenizer of its own; set its kind to 'chars' or 'bpe'"

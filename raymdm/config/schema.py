@@ -146,8 +146,17 @@ class EvaluateConfig(Section):
     """Denoising steps over the whole generation (paper, GSM8K: 128)."""
     block_length: PositiveInt = 32
     """Tokens unmasked before the next block starts (paper, GSM8K: 32)."""
-    max_new_tokens: PositiveInt | None = None
-    """Longest answer of an ARM (tokens); null: `generation_length`."""
+    confidence_threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Unmask in each step every token whose probability exceeds it, and one at least (Fast-dLLM), so that a block may
+    take fewer steps than its share; null: equal shares, as LLaDA has it."""
+    prefix_cache: bool = False
+    """Compute keys and values of the prompt and of finished blocks once a block (Fast-dLLM): faster, and approximate,
+    since they would change with each unmasked token."""
+    max_new_tokens: PositiveInt | Literal["longest_response"] | None = None
+    """Longest answer of an ARM (tokens); null: `generation_length`; `longest_response`: 1.1 times the longest training
+    response, rounded up to a multiple of 128 (paper)."""
+    nll_draws: PositiveInt = 128
+    """Masks a sequence of `raymdm evaluate --nll` (LLaDA: 128)."""
     max_examples: PositiveInt | None = None
     """Score only the first test rows; null scores all."""
     batch_size: PositiveInt = 64

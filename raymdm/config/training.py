@@ -41,6 +41,22 @@ class TrainConfig(Section):
     """GPUs a worker reserves; 0 trains on CPU. Workers of one run cannot share a GPU."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """How Ray lays the workers of one run over nodes: on few or on many, STRICT: or not at all."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several workers share a run: each holds the whole model (`ddp`), or a part of weights, gradients and moments
+    (`fsdp`, FSDP2); the numbers are the same but for rounding."""
+    cpu_offload: bool = False
+    """With `fsdp`: what a worker does not use at the moment lies in host memory."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile each layer (torch.compile)."""
+    loss_head: Literal["chunked", "cut_cross_entropy", "liger"] = "chunked"
+    """How the output layer and the cross-entropy of the masked tokens are computed: in plain torch, a part of the
+    tokens at a time, or by a fused kernel (GPU; pip install raymdm[gpu])."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit`: the moments in 8 bits a number (torchao)."""
+    group_by_length: bool = True
+    """A worker's micro-batches hold sequences of similar length, which saves padding; the gradient is the same."""
     lr: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -104,4 +120,10 @@ class TrainConfig(Section):
     def _gpus_unshared(self) -> "TrainConfig":
         if self.workers[1] > 1 and self.gpus_per_worker % 1:
             raise ValueError("`gpus_per_worker` must be whole with several workers: they cannot share a GPU (NCCL)")
+        return self
+
+    @model_validator(mode="after")
+    def _offload_has_a_meaning(self) -> "TrainConfig":
+        if self.cpu_offload and self.parallel != "fsdp":
+            raise ValueError("`cpu_offload` needs `parallel: fsdp`")
         return self

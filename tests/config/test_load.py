@@ -147,7 +147,7 @@ def test_a_field_in_the_wrong_section_names_the_right_one(write):
         ("calibrate.grid=69", "override: calibrate.grid: got 69; expected a number of at least 70"),
         ("data.validation_fraction=1", "override: data.validation_fraction: got 1; expected a number below 1"),
         ("data.path=3", "override: data.path: got 3; expected text. Put the value in quotes"),
-        ("data.task=gsm9k", "override: data.task: got \"gsm9k\"; expected 'gsm8k', 'sorting'"),
+        ("data.task=gsm9k", "override: data.task: got \"gsm9k\"; expected 'gsm8k', 'hitab', 'open_science', 'sorting'"),
         ("tracking.mlflow=1", "override: tracking.mlflow: got 1; expected true or false"),
         ("sweep.seeds=1", "override: sweep.seeds: got 1; expected a list"),
         ("sweep.seeds=[]", "override: sweep.seeds: got []; expected a list of at least 1"),
@@ -179,7 +179,7 @@ def test_an_unknown_method_lists_the_known_ones(write, field):
 def test_a_missing_field_is_named_with_its_choices(write):
     path = write("name: small\ndata:\n  num_train: 5\nmodel: {kind: tiny, tokenizer: {kind: chars}}\n")
     (line,) = problems(path)
-    expected = "data.task: missing; expected one of gsm8k, sorting, reasoning_gym, sft. Add it"
+    expected = "data.task: missing; expected one of gsm8k, hitab, open_science, sorting, reasoning_gym, sft. Add it"
     assert line == f"{path}:2: {expected}"
 
 
