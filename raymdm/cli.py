@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,15 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from raymdm.errors import UserError
+from raymdm.reporting import compare_after, console, report, say, sweep_and_compare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from raymdm.comparison.runs import Runs
-    from raymdm.comparison.samples import Asked
-    from raymdm.config.criteria import Criterion
     from raymdm.config.schema import Recipe
-    from raymdm.orchestrate.folder import SweepFolder
 
 # heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
 # in a recipe answer at once
@@ -30,7 +24,6 @@ REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, e
 """What an operating system says when a disk is full, gone or not ours to write to."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-console = Console()
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; `raymdm recipes` lists them.")]
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep.")]
@@ -54,16 +47,22 @@ def recipes(folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] =
 
 
 @app.command()
-def check(recipe: RecipePath, overrides: Overrides = None) -> None:
+def check(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only what needs no data, no model and none of the GPUs.")
+    ] = False,
+) -> None:
     """Validate a recipe, its data and tokenizer, and that its resources can be had, without training."""
     from raymdm.config.load import config_hash
 
     loaded = _load(recipe, overrides)
     from raymdm.orchestrate.check import check as check_recipe
 
-    for line in check_recipe(loaded):
-        _say(line)
-    _say(f"ok: {loaded.name} ({config_hash(loaded)})")
+    for line in check_recipe(loaded, offline):
+        say(line)
+    say(f"ok: {loaded.name} ({config_hash(loaded)})")
 
 
 @app.command()
@@ -77,7 +76,7 @@ def calibrate(
     from raymdm.orchestrate.stages import calibrate_recipe
 
     for path in calibrate_recipe(loaded, _lasting(output) if output else None, console):
-        _say(str(path))
+        say(str(path))
 
 
 @app.command()
@@ -85,7 +84,7 @@ def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
     """Train and score one run: the recipe's `method` and `seed`."""
     loaded = _load(recipe, overrides)
     grid = loaded.sweep.model_copy(update={"methods": [loaded.method], "seeds": [loaded.seed]})
-    _sweep_and_compare("train", loaded.model_copy(update={"sweep": grid}), resume, recipe, overrides or [])
+    sweep_and_compare("train", loaded.model_copy(update={"sweep": grid}), resume, recipe, overrides or [])
 
 
 @app.command()
@@ -93,15 +92,34 @@ def evaluate(
     recipe: RecipePath,
     overrides: Overrides = None,
     model: Annotated[Path, typer.Option(help="Folder of a trained model (model.safetensors).")] = ...,  # type: ignore[assignment]
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the scored rows go.")] = Path("scores.parquet"),
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the rows go.")] = None,
+    nll: Annotated[bool, typer.Option("--nll", help="The negative log-likelihood of the responses instead.")] = False,
 ) -> None:
-    """Score a trained model on the test split, one row an example."""
+    """Score a trained model on the test split, one row an example: scores.parquet, or nll.parquet with --nll."""
     loaded = _load(recipe, overrides)
-    from raymdm.orchestrate.stages import evaluate_model
+    from raymdm.orchestrate.stages import evaluate_model, evaluate_nll
 
-    output = _lasting(output)
-    score = evaluate_model(loaded, model, output, console)
-    _say(f"score {100 * score:.1f}%: {output}")
+    output = _lasting(output or Path("nll.parquet" if nll else "scores.parquet"))
+    if nll:
+        say(f"{evaluate_nll(loaded, model, output, console)}: {output}")
+    else:
+        say(f"score {100 * evaluate_model(loaded, model, output, console):.1f}%: {output}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of a model, trained or downloaded.")],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="New folder.")],
+    to: Annotated[str, typer.Option(help="llada: LLaDA's own names and config; llama: transformers'.")] = "llama",
+    shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
+) -> None:
+    """Convert a model between LLaDA's layout and transformers', with an adapter merged into it."""
+    from raymdm.models.convert import convert as convert_model
+
+    if to not in ("llada", "llama"):
+        raise UserError(f"--to: got {to!r}; expected llada or llama")
+    convert_model(source, target, to, shard_size)
+    say(str(target))
 
 
 @app.command()
@@ -122,13 +140,13 @@ def diagnose(
 
     folder = diagnose_recipe(loaded, checkpoint, _lasting(output) if output else None, console)
     console.print(terminal(load_diagnosis(folder)))
-    _say(f"report: {write_report(folder)}")
+    say(f"report: {write_report(folder)}")
 
 
 @app.command()
 def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
     """Run the grid of methods and seeds, then compare."""
-    _sweep_and_compare("sweep", _load(recipe, overrides), resume, recipe, overrides or [])
+    sweep_and_compare("sweep", _load(recipe, overrides), resume, recipe, overrides or [])
 
 
 @app.command()
@@ -166,7 +184,7 @@ def compare(
     questions = stage.questions(assertions or [])
     folder = _lasting(output) if output else source.sweeps[0]
     runs = stage.read(source, baseline, parse_metric(metric))
-    held = _report(runs, stage.asked(runs, questions), margin, folder, latex, questions)
+    held = report(runs, stage.asked(runs, questions), margin, folder, latex, questions)
     logged = stage.log_report(source.sweeps[0], folder, latex=latex) if log else True
     if not (held and logged):
         raise typer.Exit(1)
@@ -184,7 +202,7 @@ def status(
 
     found = read_status(sweep)
     if as_json:
-        _say(found.model_dump_json(indent=1))
+        say(found.model_dump_json(indent=1))
     else:
         console.print(render(found, every=all_runs), soft_wrap=True)  # paths and commands stay whole
 
@@ -205,7 +223,7 @@ def retry(
     from raymdm.orchestrate.retry import retry as retry_runs
 
     uri = next((text.partition("=")[2] for text in overrides if text.startswith("tracking.uri=")), None)
-    _compare_after(lambda: retry_runs(sweep, names, overrides, console), None, uri)
+    compare_after(lambda: retry_runs(sweep, names, overrides, console), None, uri)
 
 
 @app.command()
@@ -213,72 +231,7 @@ def sync(sweep: SweepPath, overrides: Overrides = None) -> None:
     """Bring MLflow up to date with a sweep's folder: after an outage, or when the sweep's process was killed."""
     from raymdm.orchestrate.sync import sync as sync_sweep
 
-    _say(sync_sweep(sweep, overrides or []))
-
-
-def _sweep_and_compare(verb: str, recipe: "Recipe", resume: bool, path: Path, overrides: list[str]) -> None:
-    """Run, compare and print; exit status 130 when interrupted, 1 when runs failed."""
-    from raymdm.orchestrate.sweep import sweep as run_sweep
-    from raymdm.tracking.mlflow_connection import without_password
-
-    uri = recipe.tracking.uri or ""  # its password is asked of the person again rather than printed
-    again = shlex.join(["raymdm", verb, str(path), *(without_password(text, uri) for text in overrides), "--resume"])
-    _compare_after(lambda: run_sweep(recipe, resume, console), again, recipe.tracking.uri)
-
-
-def _compare_after(run: "Callable[[], SweepFolder]", again: str | None, uri: str | None = None) -> None:
-    """Run a sweep, or part of one, and compare. again: the command that goes on with it; uri: with its password."""
-    from raymdm.comparison.metrics import METRICS
-    from raymdm.comparison.stats.spread import MARGIN
-    from raymdm.orchestrate import compare as stage
-    from raymdm.tracking.mlflow_connection import mlflow_command
-
-    try:
-        folder = run()
-    except KeyboardInterrupt:
-        _say("interrupted before anything was trained")
-        raise typer.Exit(130) from None
-    state = folder.state()
-    again = again or shlex.join(["raymdm", "sweep", str(folder.path / "recipe.yaml"), "--resume"])
-    if state["status"] in ("interrupted", "running"):  # the latter where a full disk did not take the end
-        _say(f"interrupted; go on with: {again}")
-        raise typer.Exit(130)
-    if state["status"] == "failed":
-        _say(f"some runs failed: `raymdm status {folder.path}` says why; try them again with:")
-        _say(f"raymdm retry {folder.path} --failed")
-        if not any(folder.path.glob("trials/*/scores.parquet")):
-            raise typer.Exit(1)
-    runs = stage.read(stage.Source((folder.path,)), None, METRICS["accuracy"])
-    _report(runs, stage.asked(runs, []), MARGIN, folder.path, False, [])
-    if state["mlflow_uri"]:
-        stage.log_report(folder.path, folder.path, uri)
-        _say(f"MLflow: {state['mlflow_uri']}; open it with: {mlflow_command(state['mlflow_uri'])}")
-    if state["status"] == "failed":
-        raise typer.Exit(1)
-
-
-def _report(
-    runs: "Runs", asked: "Asked", margin: float, folder: Path, latex: bool, questions: "Sequence[Criterion]"
-) -> bool:
-    """Analyse, write and print; whether everything that was asked holds."""
-    from raymdm.comparison.analysis import analyse
-    from raymdm.comparison.answers import answers
-    from raymdm.comparison.report import write_report
-    from raymdm.comparison.tables import terminal
-
-    report = analyse(runs, asked, margin)
-    found = [answers(report, question) for question in questions]
-    console.print(terminal(report, runs))
-    _say(f"report: {write_report(report, runs, folder, latex=latex)}")
-    for question, (holds, reasons) in zip(questions, found, strict=True):
-        _say(f"{'holds' if holds else 'does not hold'}: {question.text}")
-        for reason in reasons:
-            _say(f"  {reason}")
-    return all(holds for holds, _ in found)
-
-
-def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    say(sync_sweep(sweep, overrides or []))
 
 
 def _load(path: Path, overrides: list[str] | None) -> "Recipe":
@@ -294,7 +247,7 @@ def _lasting(path: Path) -> Path:
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if not in_job or path.is_absolute():
         return path
-    _say(f"a job's working directory is temporary: {path} becomes {Path.home() / path}")
+    say(f"a job's working directory is temporary: {path} becomes {Path.home() / path}")
     return Path.home() / path
 
 

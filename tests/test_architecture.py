@@ -27,11 +27,12 @@ SIBLINGS: dict[str, set[str]] = {
     "tracking": set(),
     "generation": set(),
     "training": {"diffusion", "data", "models", "tracking"},
-    "evaluation": {"data", "generation", "models"},
+    "evaluation": {"data", "diffusion", "generation", "models"},
     "orchestrate": {"config", "data", "models", "diffusion", "training", "generation", "evaluation", "tracking",
                     "comparison"},
+    "reporting": {"comparison", "orchestrate", "tracking"},
     "cli": {"config", "data", "models", "diffusion", "training", "generation", "evaluation", "tracking", "comparison",
-            "orchestrate"},
+            "orchestrate", "reporting"},
 }  # fmt: skip
 """What each part of raymdm may import beside itself, LEAVES and SCHEMA."""
 

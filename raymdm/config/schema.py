@@ -301,4 +301,11 @@ class Recipe(Section):
                 f"train.global_batch_size ({self.train.global_batch_size}) must be at least train.num_workers "
                 f"({self.train.workers[1]}): every worker needs a sequence in each step"
             )
+        if self.train.parallel == "fsdp":
+            for name in dict.fromkeys([self.method, *self.sweep.methods]):
+                if self.spec(name).clip_search:
+                    raise ValueError(f"{name} searches its interval of rates, which `train.parallel: fsdp` cannot")
+            for section, model in (("model", self.model), ("arm_model", self.arm_model)):
+                if model and model.adapter and model.adapter.kind == "qlora":
+                    raise ValueError(f"`{section}.adapter.kind: qlora` cannot go with `train.parallel: fsdp`: use ddp")
         return self

@@ -123,7 +123,14 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _offload_has_a_meaning(self) -> "TrainConfig":
+    def _goes_together(self) -> "TrainConfig":
         if self.cpu_offload and self.parallel != "fsdp":
             raise ValueError("`cpu_offload` needs `parallel: fsdp`")
+        if self.refit_every and self.parallel == "fsdp":
+            raise ValueError(
+                "`refit_every` cannot go with `parallel: fsdp`: workers that hold parts of the model cannot measure "
+                "sequences of their own. Leave it out, or use `parallel: ddp`"
+            )
+        if self.loss_head != "chunked" and not self.gpus_per_worker:
+            raise ValueError(f"`loss_head: {self.loss_head}` runs on GPUs alone: set `gpus_per_worker`, or use chunked")
         return self
