@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -110,14 +110,14 @@ def evaluate(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder of a model, trained or downloaded.")],
     target: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="New folder.")],
-    to: Annotated[str, typer.Option(help="llada: LLaDA's own names and config; llama: transformers'.")] = "llama",
+    to: Annotated[
+        Literal["llama", "llada"], typer.Option(help="llada: LLaDA's own names and config; llama: transformers'.")
+    ] = "llama",
     shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
 ) -> None:
     """Convert a model between LLaDA's layout and transformers', with an adapter merged into it."""
     from raymdm.models.convert import convert as convert_model
 
-    if to not in ("llada", "llama"):
-        raise UserError(f"--to: got {to!r}; expected llada or llama")
     convert_model(source, target, to, shard_size)
     say(str(target))
 

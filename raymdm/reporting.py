@@ -60,7 +60,7 @@ def compare_after(run: "Callable[[], SweepFolder]", again: str | None, uri: str 
     runs = stage.read(stage.Source((folder.path,)), None, METRICS["accuracy"])
     report(runs, stage.asked(runs, []), MARGIN, folder.path, False, [])
     if state["mlflow_uri"]:
-        stage.logreport(folder.path, folder.path, uri)
+        stage.log_report(folder.path, folder.path, uri)
         say(f"MLflow: {state['mlflow_uri']}; open it with: {mlflow_command(state['mlflow_uri'])}")
     if state["status"] == "failed":
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ import pytest
 LEAVES = {"raymdm", "raymdm.errors", "raymdm.keys", "raymdm.storage"}
 """Modules that every other may import: the version, the exception, the random numbers, where files lie."""
 
-SCHEMA = {"raymdm.config.schema", "raymdm.config.methods", "raymdm.config.training", "raymdm.config.criteria"}
+SCHEMA = {f"raymdm.config.{name}" for name in ("schema", "inputs", "methods", "training", "criteria")}
 """The recipe's types, which every package may import."""
 
 SIBLINGS: dict[str, set[str]] = {

@@ -56,13 +56,14 @@ class DataConfig(Section):
     task: Literal["gsm8k", "hitab", "open_science", "sorting", "reasoning_gym", "sft"]
     """What a row means and how an answer is scored. `sft`: rows as they are, exact match of the whole response."""
     path: str | None = None
-    """A folder with train/test files (.jsonl, .parquet), one file, or a `datasets` name. Generated tasks need none."""
+    """A folder with train/test files (.jsonl, .parquet), one file that holds both as parts, or a `datasets` name; for
+    hitab a folder with *_samples.jsonl and tables/raw/. Generated tasks need none."""
     subset: str | None = None
     """Configuration of a `datasets` name, such as `main`."""
     train_split: str = "train"
-    """File stem or split that trains."""
+    """File stem or split that trains; `NAME[START:STOP]` takes a part of its rows."""
     test_split: str = "test"
-    """File stem or split that is scored."""
+    """File stem or split that is scored, or a part of it."""
     format: Literal["auto", "messages", "prompt_response", "question_answer"] = "auto"
     """Columns of a row; `auto` looks at each row's names."""
     num_train: PositiveInt = 5000
@@ -86,7 +87,7 @@ class DataConfig(Section):
     HTML tags, and the pipes and |---| rows of Markdown tables."""
     delimiters: Annotated[list[str], AfterValidator(unique), AfterValidator(_not_blank)] | None = None
     """Texts that announce the answer in a response, whose tokens `isad` masks more often; null: the task's own
-    (gsm8k: `####`; sft: `####` and `\\boxed{`; others: none)."""
+    (gsm8k: `####`; hitab, open_science: `\\boxed{`; sft: both; others: none)."""
     sorting: SortingConfig = SortingConfig()
     reasoning_gym: ReasoningGymConfig = ReasoningGymConfig()
 

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerFast
 
 from raymdm.config.schema import DataConfig, ModelConfig
 from raymdm.data.marks import Span, delimiter_spans, marked_tokens, plain_pieces, rendered_pieces, syntax_spans
-from raymdm.data.rows import Message, Source, row_place
+from raymdm.data.rows import Message, row_place
+from raymdm.data.splits import Source
 from raymdm.data.tasks import Example, delimiters, syntax_pattern
 from raymdm.data.tokenizer import check_alphabet
 from raymdm.errors import UserError

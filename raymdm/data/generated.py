@@ -7,7 +7,7 @@ from itertools import chain, count, islice
 from typing import Any
 
 from raymdm.config.schema import DataConfig
-from raymdm.data.rows import Source
+from raymdm.data.splits import Source
 from raymdm.errors import UserError
 from raymdm.keys import generator
 

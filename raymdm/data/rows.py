@@ -3,15 +3,15 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 
 from raymdm.config.schema import DataConfig
+from raymdm.data.splits import Part, Source, check_splits, local_part, split_name, split_part
 from raymdm.errors import UserError
 
-Source = Literal["train", "test"]
 Message = dict[str, str]
 
 _SUFFIXES = (".jsonl", ".parquet")
@@ -30,11 +30,6 @@ class Row(NamedTuple):
     problem: str | None = None
 
 
-def split_name(data: DataConfig, source: Source) -> str:
-    """The file stem or `datasets` split that a source stands for."""
-    return data.train_split if source == "train" else data.test_split
-
-
 def source_file(data: DataConfig, source: Source) -> Path | None:
     """The local file of a source, or None when `datasets` has to load it.
 
@@ -42,12 +37,13 @@ def source_file(data: DataConfig, source: Source) -> Path | None:
     that doesn't hold this source.
     """
     assert data.path is not None, "generated tasks have no source file"
-    path, split = Path(data.path).expanduser(), split_name(data, source)
+    check_splits(data)
+    path = Path(data.path).expanduser()
     file: Path | None = None
     if path.is_file():
-        file = _single_file(path, source)
+        file = _single_file(path, data, source)
     elif path.is_dir():
-        file = _file_in_folder(path, split, (data.train_split, data.test_split))
+        file = _file_in_folder(path, data, source)
     elif path.is_absolute() or data.path.startswith((".", "~")) or path.suffix in _SUFFIXES:
         raise UserError(f"data.path: {data.path!r} does not exist (looked for {path.absolute()}). Correct the path")
     if file is not None and data.subset is not None:
@@ -58,50 +54,75 @@ def source_file(data: DataConfig, source: Source) -> Path | None:
     return file
 
 
-def _single_file(path: Path, source: Source) -> Path:
+def _single_file(path: Path, data: DataConfig, source: Source) -> Path:
     if path.suffix not in _SUFFIXES:
         raise UserError(f"data.path: {path} is not a .jsonl or .parquet file. Convert it to one of the two")
-    if source == "test":
+    if source == "test" and local_part(data, "test").name != local_part(data, "train").name:
         raise UserError(
             f"data.path: {path} is one file, which holds the training split alone; the test split is missing. "
-            "Put both, such as train.jsonl and test.jsonl, into one folder and set data.path to the folder"
+            "Put both, such as train.jsonl and test.jsonl, into one folder and set data.path to the folder; or take "
+            "both from this file, such as data.train_split=train[:5000] data.test_split=train[5000:]"
         )
     return path
 
 
-def _file_in_folder(folder: Path, split: str, splits: tuple[str, str]) -> Path | None:
+def _file_in_folder(folder: Path, data: DataConfig, source: Source) -> Path | None:
     """The file of a split; None when the folder has neither split, so that `datasets` may know its layout."""
-    found = [file for suffix in _SUFFIXES if (file := folder / f"{split}{suffix}").is_file()]
+    own, other = split_part(data, source), split_part(data, "test" if source == "train" else "train")
+    found = _files(folder, own.name, data) if own else []
     if len(found) > 1:
         raise UserError(f"data.path: {folder} holds both {found[0].name} and {found[1].name}. Keep one of them")
     if found:
         return found[0]
-    if any((folder / f"{name}{suffix}").is_file() for name in splits for suffix in _SUFFIXES):
+    if other and _files(folder, other.name, data):
+        name = f"{local_part(data, source).name}{'_samples' if data.task == 'hitab' else ''}"
         raise UserError(
-            f"data.path: {folder} has no {split}.jsonl or {split}.parquet. Add the file, or name another one with "
+            f"data.path: {folder} has no {name}.jsonl or {name}.parquet. Add the file, or name another one with "
             "data.train_split and data.test_split"
         )
     return None
 
 
+def _files(folder: Path, name: str, data: DataConfig) -> list[Path]:
+    """The files in a folder that a split's name may stand for; HiTab's own files end in `_samples`."""
+    stems = (name, f"{name}_samples") if data.task == "hitab" else (name,)
+    return [file for stem in stems for suffix in _SUFFIXES if (file := folder / f"{stem}{suffix}").is_file()]
+
+
 def read_rows(data: DataConfig, source: Source) -> Iterator[Row]:
     """Rows of a source, lazily and in file order; a broken one carries its problem. Blank JSON lines don't count.
 
-    Raises UserError when the source can't be found, opened or has no row.
+    Raises UserError when the source can't be found, opened or has no row, or too few for the part that is asked for.
     """
     file = source_file(data, source)
     if file is None:
-        rows: Iterable[Row] = (Row(i, dict(fields)) for i, fields in enumerate(_load_dataset(data, source)))
-    elif file.suffix == ".jsonl":
-        rows = _json_rows(file)
+        part = split_part(data, source)
+        first = part.start if part else 0  # `datasets` counts the rows of a part from 0
+        rows: Iterable[Row] = (Row(first + i, dict(fields)) for i, fields in enumerate(_load_dataset(data, source)))
     else:
-        rows = _parquet_rows(file)
+        whole = _json_rows(file) if file.suffix == ".jsonl" else _parquet_rows(file)
+        rows = _rows_of(whole, local_part(data, source), source_label(data, source))
     empty = True
     for row in rows:
         empty = False
         yield row
     if empty:
         raise UserError(f"{source_label(data, source)}: the file is empty. At least one row is needed")
+
+
+def _rows_of(rows: Iterable[Row], part: Part, label: str) -> Iterator[Row]:
+    """The rows of a part; a broken row counts as one. Raises UserError when the file ends before the part does."""
+    read = 0
+    for row in rows:
+        if read == part.stop:
+            return
+        if read >= part.start:
+            yield row
+        read += 1
+    if not part.is_whole and read < max(part.stop or 0, part.start + 1):
+        raise UserError(
+            f"{label}: rows {part.start} to {part.stop or 'the end'} are asked for, but it has {read}. Ask for fewer"
+        )
 
 
 def source_label(data: DataConfig, source: Source) -> str:

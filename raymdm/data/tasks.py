@@ -3,17 +3,22 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from operator import eq
+from typing import Any, NamedTuple
 
 from raymdm.config.schema import DataConfig
+from raymdm.data import hitab, open_science
+from raymdm.data.answers import boxed_answer, choice_answer, equivalent
 from raymdm.data.generated import generated_rows
 from raymdm.data.marks import SYNTAX
-from raymdm.data.rows import Message, Row, RowError, Source, conversation, read_rows, row_place, source_label
+from raymdm.data.rows import Message, Row, RowError, conversation, read_rows, row_place, source_label
+from raymdm.data.splits import Source
 from raymdm.errors import UserError
 
 # The official grader of openai/grade-school-math reads `#### (\-?[0-9\.\,]+)`; a dollar sign is allowed besides.
 _FINAL_NUMBER = re.compile(r"#### (\$?-?\$?[0-9.,]+)")
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
+_BOX = r"\boxed{"
 
 
 class Example(NamedTuple):
@@ -27,7 +32,15 @@ class Example(NamedTuple):
     """The prompt as plain text, its messages joined by line breaks, for a tokenizer without a chat template."""
     response: str
     answer: str
-    """Reference for the scorer: the extraction from the response."""
+    """Reference for the scorer: the row's own, or the extraction from the response."""
+
+
+Reading = tuple[list[Message], str, str | None]
+"""The prompt's messages, the response and the reference answer; None: it stands in the response."""
+
+
+def _conversation(fields: dict[str, Any], layout: str) -> Reading:
+    return *conversation(fields, layout), None
 
 
 class Task(NamedTuple):
@@ -35,6 +48,10 @@ class Task(NamedTuple):
 
     extract: Callable[[str], str | None]
     """The answer in a text, reference or generated; None when there is none."""
+    read: Callable[[dict[str, Any], str], Reading] = _conversation
+    """What a row's columns hold, in the layout of `data.format`."""
+    same: Callable[[str, str], bool] = eq
+    """Whether an extracted answer says what the reference does."""
     clean: Callable[[str], str] = str
     """The response to learn, made from the row's response."""
     separator: str = ""
@@ -77,6 +94,11 @@ def strip_calculator(text: str) -> str:
     return _CALCULATOR.sub("", text)
 
 
+def _same_numbers(answer: str, reference: str) -> bool:
+    number = parse_number(answer)
+    return number is not None and number == parse_number(reference)
+
+
 def _whole(text: str) -> str | None:
     return text.strip() or None
 
@@ -88,20 +110,41 @@ def _exact(text: str) -> str | None:
 TASKS: dict[str, Task] = {
     "gsm8k": Task(
         gsm8k_answer,
-        strip_calculator,
+        same=_same_numbers,
+        clean=strip_calculator,
         separator="\n",
         missing="the response has no '#### ' followed by a number",
         delimiters=("####",),
     ),
+    "hitab": Task(
+        boxed_answer,
+        lambda fields, _: hitab.read_sample(fields),
+        lambda answer, reference: equivalent(answer, reference, hitab.TOLERANCE),
+        separator="\n\n",
+        delimiters=(_BOX,),
+    ),
+    "open_science": Task(
+        choice_answer,
+        open_science.read_row,
+        equivalent,
+        separator="\n\n",
+        missing="the row has no 'expected_answer', and its response no answer in \\boxed{}",
+        delimiters=(_BOX,),
+    ),
     "sorting": Task(_exact),
     "reasoning_gym": Task(_whole, separator="\n"),
-    "sft": Task(_whole, delimiters=("####", "\\boxed{")),
+    "sft": Task(_whole, delimiters=("####", _BOX)),
 }
 
 
 def extract_answer(task: str, text: str) -> str | None:
     """The answer of a task in a reference response or a generated text, or None when there is none."""
     return TASKS[task].extract(text)
+
+
+def same_answer(task: str, answer: str, reference: str) -> bool:
+    """Whether an answer that `extract_answer` found says what a prepared row's answer does."""
+    return TASKS[task].same(answer, reference)
 
 
 def delimiters(data: DataConfig) -> list[str]:
@@ -122,10 +165,13 @@ def make_example(data: DataConfig, row: Row, eos: str) -> Example:
     """
     if row.problem is not None:
         raise RowError(row.problem)
-    messages, response = conversation(row.fields, data.format)
     task = TASKS[data.task]
+    messages, response, answer = task.read(row.fields, data.format)
     response = task.clean(_without_eos(response, eos))
-    answer = task.extract(response)
+    if not response.strip():
+        raise RowError("the response holds no answer")
+    if answer is None:
+        answer = task.extract(response)
     if answer is None:
         raise RowError(task.missing)
     prompt = "\n".join(message["content"] for message in messages) + task.separator
@@ -143,11 +189,12 @@ def _without_eos(response: str, eos: str) -> str:
 
 
 def source_rows(data: DataConfig, source: Source) -> Iterable[Row]:
-    """Raw rows of a source: generated, from local files, or through `datasets`."""
+    """Raw rows of a source: generated, from local files (with their tables), or through `datasets`."""
     made = generated_rows(data, source)
-    if made is None:
-        return read_rows(data, source)
-    return (Row(i, fields) for i, fields in enumerate(made))
+    if made is not None:
+        return (Row(i, fields) for i, fields in enumerate(made))
+    rows = read_rows(data, source)
+    return hitab.with_tables(data, source, rows) if data.task == "hitab" else rows
 
 
 def read_examples(data: DataConfig, source: Source, eos: str, limit: int | None = None) -> Examples:

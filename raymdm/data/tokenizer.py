@@ -1,10 +1,13 @@
 """The tokenizer of a run: a pretrained one, or a small one learnt from the training split."""
 
+import difflib
 from collections.abc import Iterable
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
@@ -13,16 +16,27 @@ from raymdm.storage import fetched
 PAD, EOS, MASK = "[PAD]", "[EOS]", "[MASK]"
 SPECIAL_TOKENS = [PAD, EOS, MASK]
 
-# Masked diffusion checkpoints that have a mask token but may not declare it: LLaDA and Dream.
-_MASKS_IN_USE = ("<|mdm_mask|>", "<|mask|>", MASK)
+# Masked diffusion checkpoints that have a mask token but may not declare it: LLaDA, Dream and LLaDA-MoE, iLLaDA.
+_MASKS_IN_USE = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>", MASK)
+_MASK_IDS = {"illada": 5}
+"""Mask token of a model type whose config.json does not say."""
+
+# Ends of a document or of a turn, beside a tokenizer's own: LLaDA-Instruct and Llama 3 end turns with <|eot_id|>, Qwen
+# and Dream with <|im_end|>, LLaDA-MoE with <|role_end|>.
+_ENDS = ("<|eot_id|>", "<|im_end|>", "<|role_end|>", "<|endoftext|>", "<|end_of_text|>")
 
 
 def load_tokenizer(model: ModelConfig, texts: Iterable[str] | None) -> PreTrainedTokenizerFast:
     """The tokenizer of a model, with pad, end-of-sequence and mask tokens.
 
     `texts` are the training split's prompts and responses: `bpe` and `chars` learn from them, `pretrained` ignores
-    them. A tokenizer without a mask token gets `[MASK]`; one without a pad token pads with its end-of-sequence token,
-    since the attention mask alone says what is padding. Raises UserError when it can't be loaded or learnt.
+    them. The mask token is the recipe's `model.tokenizer.mask_token`, or else the tokenizer's own, or that of the
+    model's config.json (`mask_token_id`), or one of a known name, or a new `[MASK]`. A tokenizer without a pad token
+    pads with its end-of-sequence token, since the attention mask alone says what is padding. Code that a repository
+    ships is run only with `model.trust_remote_code`.
+
+    Raises:
+        UserError: it can't be loaded or learnt, or it is not clear which token masks.
     """
     if model.tokenizer.kind == "pretrained":
         return _pretrained(model)
@@ -33,8 +47,23 @@ def load_tokenizer(model: ModelConfig, texts: Iterable[str] | None) -> PreTraine
     return _wrap(_characters(texts))
 
 
+def stop_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids, ascending, at any of which a generated text ends.
+
+    A response is trained to end with the tokenizer's end of sequence; a checkpoint that was tuned to chat may go on
+    ending its turns with another special token, such as LLaDA-Instruct with `<|eot_id|>`.
+    """
+    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted({cast(int, tokenizer.eos_token_id)} | {special[end] for end in _ENDS if end in special})
+
+
 def check_learnt(model: ModelConfig) -> None:
     """Raise UserError for settings of a learnt tokenizer that no texts can fulfil."""
+    if model.tokenizer.kind != "pretrained" and model.tokenizer.mask_token is not None:
+        raise UserError(
+            f"model.tokenizer.mask_token: `{model.tokenizer.kind}` has its own, {MASK}; only a pretrained tokenizer "
+            "may have another. Remove it"
+        )
     least = 256 + len(SPECIAL_TOKENS)
     if model.tokenizer.kind == "bpe" and model.tokenizer.vocab_size < least:
         raise UserError(
@@ -59,7 +88,8 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
     field = "model.tokenizer.path" if model.tokenizer.path else "model.path"
     try:
         path = str(fetched(path)) if "://" in path else path
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        tokenizer = _read(path, field, model.trust_remote_code)
+        named = None if model.tokenizer.path else _model_s_mask(path)
     except UserError:  # of an address, which may hold credentials
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -71,13 +101,66 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
             f"{field}: the tokenizer of {path!r} has no end-of-sequence token, so an answer could not end. "
             "Set eos_token in its tokenizer_config.json, or use another tokenizer"
         )
-    if tokenizer.mask_token_id is None:
-        vocabulary = tokenizer.get_vocab()
-        known = [token for token in _MASKS_IN_USE if token in vocabulary]
-        tokenizer.add_special_tokens({"mask_token": known[0] if known else MASK})
+    mask = _mask(tokenizer, model.tokenizer.mask_token, named, path)
+    if mask != tokenizer.mask_token:
+        tokenizer.add_special_tokens({"mask_token": mask})
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return cast(PreTrainedTokenizerFast, tokenizer)
+
+
+def _read(path: str, field: str, trust_remote_code: bool) -> Any:
+    settings = get_tokenizer_config(path)
+    if settings.get("tokenizer_class") == "DreamTokenizer":  # Qwen2's under another name
+        return Qwen2Tokenizer.from_pretrained(path)
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        if trust_remote_code or "auto_map" not in settings:
+            raise
+        raise UserError(
+            f"{field}: the tokenizer of {path!r} is one that transformers lacks ({settings.get('tokenizer_class')}). "
+            "Set model.tokenizer.path to another, or read the code that the repository ships and set "
+            "model.trust_remote_code: true"
+        ) from error
+
+
+def _mask(tokenizer: PreTrainedTokenizerFast, chosen: str | None, named: int | None, path: str) -> str:
+    """The text of the mask token: what the recipe chose, the tokenizer has, the model's config.json names, in order."""
+    own, vocabulary = tokenizer.mask_token_id, tokenizer.get_vocab()
+    if chosen is not None:
+        if chosen not in vocabulary:
+            near = difflib.get_close_matches(chosen, tokenizer.get_added_vocab(), cutoff=0.5)
+            raise UserError(
+                f"model.tokenizer.mask_token: the tokenizer of {path!r} has no token {chosen!r}. "
+                + (f"Near ones: {', '.join(near)}" if near else "Leave it out for the model's own, or a new [MASK]")
+            )
+        return chosen
+    if own is not None and named not in (None, own):
+        raise UserError(
+            f"{path!r}: mask_token_id is {named} in config.json, but the tokenizer's mask token is {own} "
+            f"({tokenizer.mask_token!r}). Set model.tokenizer.mask_token to the text of the one to use"
+        )
+    if own is not None:
+        return cast(str, tokenizer.mask_token)
+    if named is not None:
+        token = cast(str | None, tokenizer.convert_ids_to_tokens(named))
+        if token is None:
+            raise UserError(
+                f"{path!r}: mask_token_id is {named} in config.json, but the tokenizer has no such token. Set "
+                "model.tokenizer.mask_token to the text of one that it has"
+            )
+        return token
+    return next((token for token in _MASKS_IN_USE if token in vocabulary), MASK)
+
+
+def _model_s_mask(path: str) -> int | None:
+    """The mask token's id that a model's config.json names; None without, as a folder with a tokenizer alone is."""
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        return None
+    config = PreTrainedConfig.get_config_dict(path)[0]
+    named = config.get("mask_token_id")
+    return _MASK_IDS.get(config.get("model_type", "")) if named is None else cast(int, named)
 
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

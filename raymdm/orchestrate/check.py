@@ -1,12 +1,15 @@
 """Everything about a recipe that can be known without training."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from raymdm.config.schema import Recipe
+from raymdm.config.schema import ModelConfig, Recipe
 from raymdm.data.prepare import check_source
+from raymdm.data.splits import check_splits
+from raymdm.data.tokenizer import check_learnt
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.cluster import Capacity, Need
 from raymdm.orchestrate.connection import connected
@@ -14,13 +17,20 @@ from raymdm.orchestrate.folder import writable
 from raymdm.orchestrate.plan import Plan, plan
 
 
-def check(recipe: Recipe) -> Iterator[str]:
-    """Lines that say what was checked; raises UserError at the first part that can't work."""
+def check(recipe: Recipe, offline: bool = False) -> Iterator[str]:
+    """Lines that say what was checked; raises UserError at the first part that can't work.
+
+    `offline`: what can be known of the recipe alone, without its data, tokenizer and models, a network, or the machine
+    or cluster that will run it; the last lines say what was left out.
+    """
+    if offline:
+        yield from _of_itself(recipe)
+        return
     with connected() if "RAY_ADDRESS" in os.environ else nullcontext():
         have = cluster.capacity()
     made = plan(recipe, have)
     yield from planned(recipe, made, have)
-    for model in (recipe.model, *([recipe.arm_model] if recipe.arm_model else [])):
+    for model in _models(recipe):
         check_source(recipe.data, model)
         yield f"data and tokenizer: task {recipe.data.task}, {recipe.data.path or 'generated'}, {model.tokenizer.kind}"
     for warning in (*recipe.warnings, *made.warnings):
@@ -29,16 +39,51 @@ def check(recipe: Recipe) -> Iterator[str]:
     yield f"output: {Path(recipe.output).absolute()}"
 
 
+def _models(recipe: Recipe) -> tuple[ModelConfig, ...]:
+    return (recipe.model, *([recipe.arm_model] if recipe.arm_model else []))
+
+
+def _of_itself(recipe: Recipe) -> Iterator[str]:
+    """The recipe on the smallest cluster that holds what it asks for."""
+    have = _asked_for(recipe)
+    made = plan(recipe, have)
+    yield f"resources: {_runs(recipe, made)}, {made.at_once} at once; they need {cluster.described(have)}, or more"
+    yield from _methods(made)
+    yield from _stages(made)
+    check_splits(recipe.data)
+    for model in _models(recipe):
+        check_learnt(model)
+        named = model.path or "from scratch"
+        yield f"model: {named}, {'all weights' if model.adapter is None else model.adapter.kind} trained"
+    for warning in (*recipe.warnings, *made.warnings):
+        yield f"warning: {warning}"
+    yield f"not looked at: the data ({recipe.data.task}, {recipe.data.path or 'generated'}), tokenizers and models"
+    yield f"not looked at: whether a machine or cluster holds that much, and the output folder ({recipe.output})"
+
+
+def _asked_for(recipe: Recipe) -> Capacity:
+    """Equal nodes that just hold each stage of a sweep, for as many runs as `sweep.max_concurrent` says."""
+    needs, runs = cluster.needs(recipe), recipe.sweep.max_concurrent or 1
+    train = needs["train.num_workers"]
+    nodes = runs * recipe.train.workers[1] if train.strategy == "STRICT_SPREAD" else 1
+    stages = [
+        (train._replace(processes=recipe.train.workers[1]), runs),
+        (needs["evaluate.num_actors"], 1),
+        (needs["calibrate.num_actors"], 1),
+    ]
+    each = [(need, groups, math.ceil(groups * need.processes / nodes)) for need, groups in stages]
+    cpus = max(math.ceil(groups * need.driver + number * need.cpus) for need, groups, number in each)
+    gpus = max(
+        math.ceil(number / int(1 / need.gpus) if 0 < need.gpus < 1 else number * need.gpus) for need, _, number in each
+    )
+    return Capacity(((float(cpus), float(gpus)),) * nodes, "what the recipe asks for")
+
+
 def planned(recipe: Recipe, made: Plan, have: Capacity) -> Iterator[str]:
     """What the sweep will do with the nodes, in lines."""
     yield f"resources: {_runs(recipe, made)}, {made.at_once} at once; {have.source} holds {cluster.described(have)}"
-    yield "methods, in the order they start:"
-    for method in made.methods:
-        known = f"{method.steps} steps, {method.model_rows} model rows" if method.steps else "steps from train.epochs"
-        yield f"  {method.name}: {known}, relative cost {method.relative_cost:.3g}"
-    yield f"a run: {_bundle(made)}"
-    if made.calibrate:
-        yield f"calibration, before the runs: {_processes(made.calibrate)}"
+    yield from _methods(made)
+    yield from _stages(made)
     yield f"at once: {_runs_at_once(made)}"
     cpus, gpus = (max(0.0, round(number, 6)) for number in made.idle)
     yield f"idle while they train: {cpus:g} of {have.cpus:g} CPUs, {gpus:g} of {have.gpus:g} GPUs"
@@ -46,6 +91,19 @@ def planned(recipe: Recipe, made: Plan, have: Capacity) -> Iterator[str]:
         types = {kind.name: kind for kind in have.types}
         new = (f"{n} x {name} ({_size(types[name].cpus, types[name].gpus)})" for name, n in made.added.items())
         yield f"the autoscaler must bring up: {', '.join(new)}; {len(have.alive or ())} of the cluster's nodes are up"
+
+
+def _methods(made: Plan) -> Iterator[str]:
+    yield "methods, in the order they start:"
+    for method in made.methods:
+        known = f"{method.steps} steps, {method.model_rows} model rows" if method.steps else "steps from train.epochs"
+        yield f"  {method.name}: {known}, relative cost {method.relative_cost:.3g}"
+
+
+def _stages(made: Plan) -> Iterator[str]:
+    yield f"a run: {_bundle(made)}"
+    if made.calibrate:
+        yield f"calibration, before the runs: {_processes(made.calibrate)}"
 
 
 def _runs(recipe: Recipe, made: Plan) -> str:

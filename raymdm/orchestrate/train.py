@@ -132,7 +132,7 @@ def run_training(
             "density": density,
             "checkpoints": checkpoints,
         },
-        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend=_backend(recipe)),
         scaling_config=ScalingConfig(
             num_workers=most if fewest == most else (fewest, most),
             use_gpu=settings.gpus_per_worker > 0,
@@ -163,6 +163,14 @@ def run_training(
         Storage(storage).delete(name)
     if problem:
         raise (StorageError if problem["storage"] else UserError)(problem["problem"])
+
+
+def _backend(recipe: Recipe) -> str:
+    """How the workers of a run talk to each other; parts of a model that lie in host memory need gloo on GPUs too."""
+    settings = recipe.train
+    if not settings.gpus_per_worker:
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if settings.parallel == "fsdp" else "nccl"
 
 
 def _reports(queue: Queue, ended: Callable[[], bool]) -> Iterator[dict[str, Any]]:

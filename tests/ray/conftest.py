@@ -18,6 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.ray)
+            item.add_marker(pytest.mark.timeout(900))  # a sweep in a fixture takes minutes where others compute too
             # Ray's and its libraries' own warnings are not ours to mend
             item.add_marker(pytest.mark.filterwarnings("default"))
 
