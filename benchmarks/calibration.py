@@ -31,7 +31,7 @@ METHOD = METHODS["p_pots"]
 def bare_loop(recipe: Recipe, wanted: Probe, data: Path) -> None:
     """The same batches, one after the other."""
     tokenizer, split = loading.tokenizer(data), loading.load_split(data, "train")
-    model = Denoiser(load_model(recipe.model, tokenizer, "mdm"), shift=False).eval()
+    model = Denoiser(load_model(recipe.model, tokenizer, "mdm"), "mdm").eval()
     ids, rates = (tokenizer.mask_token_id, tokenizer.pad_token_id), wanted.t.shape[1]
     size = max(1, recipe.calibrate.batch_size // wanted.masks)
     pairs = [(row, j) for row in wanted.rows for j in range(rates)]

@@ -31,7 +31,7 @@ CPU, BATCH = torch.device("cpu"), 32
 def second_moments(recipe: Recipe, model: Path, data: Path, t: np.ndarray, sequences: int) -> dict[str, np.ndarray]:
     """Squared norms (M, T), one mask each, `exact` and by the `head`'s bound; and the seconds they took, (1,)."""
     tokenizer, split = loading.tokenizer(data), loading.load_split(data, "train")
-    denoiser = Denoiser(load_model(recipe.model, tokenizer, "mdm", model), shift=False)
+    denoiser = Denoiser(load_model(recipe.model, tokenizer, "mdm", model), "mdm")
     ids = tokenizer.mask_token_id, tokenizer.pad_token_id
     rows = keys.generator(3, "head").permutation(len(split))[:sequences]
     pairs = np.repeat(rows, len(t)), np.tile(t, len(rows)), np.tile(np.arange(len(t)), len(rows))

@@ -38,8 +38,9 @@ def _loss(way: str, model: LlamaForCausalLM, ids: Tensor, t: Tensor, u: Tensor) 
     masks = draw_masks("bernoulli", "independent", u[None], t[None], eligible)
     batch = noise(ids, masks, VOCABULARY - 1)
     if way == "masked head":
-        logits = Denoiser(model, shift=False)(batch.input_ids, None, batch.targets)
-        return sequence_losses(logits, batch, masks).mean()
+        logits = Denoiser(model, "mdm")(batch.input_ids, None, batch.targets)
+        token = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+        return sequence_losses(token, batch, masks).mean()
     logits = model(input_ids=batch.input_ids).logits
     token = F.cross_entropy(logits.float().transpose(1, 2), ids, reduction="none")
     return (token * masks.weight[0, 0].float()).sum(1).mean()

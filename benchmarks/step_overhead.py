@@ -51,8 +51,8 @@ def _bare_step(run: Run, step: int) -> Callable[[], None]:
     attention = batch.attention_mask.repeat(method.views, 1)
 
     def step_once() -> None:
-        losses = sequence_losses(run.denoiser(noised.input_ids, attention, noised.targets), noised, masks)
-        losses.mean().backward()
+        token = run.denoiser(noised.input_ids, attention, noised.targets, noised.labels)
+        sequence_losses(token, noised, masks).mean().backward()
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from raymdm.config.schema import ModelConfig
@@ -18,7 +19,7 @@ SPECIAL_TOKENS = [PAD, EOS, MASK]
 
 # Masked diffusion checkpoints that have a mask token but may not declare it: LLaDA, Dream and LLaDA-MoE, iLLaDA.
 _MASKS_IN_USE = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>", MASK)
-_MASK_IDS = {"illada": 5}
+_MASK_IDS: dict[str | None, int] = {"illada": 5}
 """Mask token of a model type whose config.json does not say."""
 
 # Ends of a document or of a turn, beside a tokenizer's own: LLaDA-Instruct and Llama 3 end turns with <|eot_id|>, Qwen
@@ -89,7 +90,9 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
     try:
         path = str(fetched(path)) if "://" in path else path
         tokenizer = _read(path, field, model.trust_remote_code)
-        named = None if model.tokenizer.path else _model_s_mask(path)
+        config = {} if model.tokenizer.path else _config(path)
+        named = config.get("mask_token_id")
+        named = _MASK_IDS.get(config.get("model_type")) if named is None else named
     except UserError:  # of an address, which may hold credentials
         raise
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -113,8 +116,10 @@ def _read(path: str, field: str, trust_remote_code: bool) -> Any:
     settings = get_tokenizer_config(path)
     if settings.get("tokenizer_class") == "DreamTokenizer":  # Qwen2's under another name
         return Qwen2Tokenizer.from_pretrained(path)
+    known = trust_remote_code or _config(path).get("model_type") in (None, *CONFIG_MAPPING)
+    config = None if known else PreTrainedConfig()  # of LLaDA's and others' own type, it would only warn
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=trust_remote_code)
     except ValueError as error:
         if trust_remote_code or "auto_map" not in settings:
             raise
@@ -154,13 +159,11 @@ def _mask(tokenizer: PreTrainedTokenizerFast, chosen: str | None, named: int | N
     return next((token for token in _MASKS_IN_USE if token in vocabulary), MASK)
 
 
-def _model_s_mask(path: str) -> int | None:
-    """The mask token's id that a model's config.json names; None without, as a folder with a tokenizer alone is."""
+def _config(path: str) -> dict[str, Any]:
+    """A model's config.json; nothing for a folder with a tokenizer alone."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        return None
-    config = PreTrainedConfig.get_config_dict(path)[0]
-    named = config.get("mask_token_id")
-    return _MASK_IDS.get(config.get("model_type", "")) if named is None else cast(int, named)
+        return {}
+    return cast(dict[str, Any], PreTrainedConfig.get_config_dict(path)[0])
 
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

@@ -1,14 +1,12 @@
 """The training loss of a sequence, and the statistics of a batch of them.
 
-Shape legend: B sequences, L positions, V views, D rates a sequence, R = V B model rows, M target tokens of all rows,
-N vocabulary.
+Shape legend: B sequences, L positions, V views, D rates a sequence, R = V B model rows, M target tokens of all rows.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from raymdm.diffusion.masking import Masks
@@ -34,24 +32,22 @@ def noise(input_ids: Tensor, masks: Masks, mask_id: int) -> NoisedBatch:
     return NoisedBatch(clean.masked_fill(targets, mask_id), targets, clean[targets], targets.nonzero()[:, 0])
 
 
-def sequence_losses(logits: Tensor, batch: NoisedBatch, masks: Masks) -> Tensor:
+def sequence_losses(cross_entropy: Tensor, batch: NoisedBatch, masks: Masks) -> Tensor:
     """l(x0, t, m) of each sequence and each of its rates, (D, B) float32: weighted sums of cross-entropies.
 
-    logits: (M, N) at the targets, in the order of `batch.labels`. A row without targets adds 0.
+    cross_entropy: (M,) of the targets, in the order of `batch.labels`. A row without targets adds 0.
     """
-    cross_entropy = F.cross_entropy(logits.float(), batch.labels, reduction="none")
     weight = masks.weight[:, masks.mask].to(cross_entropy)
     size = masks.mask.shape[1]
     losses = cross_entropy.new_zeros(len(weight), size)
     return losses.index_add(1, batch.rows % size, weight * cross_entropy)
 
 
-def autoregressive_losses(logits: Tensor, labels: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+def autoregressive_losses(cross_entropy: Tensor, rows: Tensor, num_rows: int) -> Tensor:
     """Mean next-token cross-entropy of each sequence's response, (B,): the same per-token scale as an MDM's loss.
 
-    logits: (M, N) that predict the response tokens `labels` (M,); rows: (M,).
+    cross_entropy: (M,) of the response tokens; rows: (M,), the row of each.
     """
-    cross_entropy = F.cross_entropy(logits.float(), labels, reduction="none")
     count = torch.bincount(rows, minlength=num_rows).clamp(min=1)
     return cross_entropy.new_zeros(num_rows).index_add(0, rows, cross_entropy) / count
 

@@ -237,8 +237,9 @@ def _read(folder: Path) -> tuple["LoraConfig", bool, dict[str, Tensor]]:
 
 
 def _json(folder: Path, name: str) -> dict[str, Any]:
+    content = _bytes(folder, name)
     try:
-        return cast(dict[str, Any], json.loads(_bytes(folder, name)))
+        return cast(dict[str, Any], json.loads(content))
     except ValueError as error:
         raise UserError(f"weights {str(folder)!r}: {name} is broken: {error}") from error
 

@@ -13,7 +13,7 @@ from raymdm.errors import UserError
 from raymdm.models.denoiser import hidden_states
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _LENGTH, _PADS = 8, 2
 # A token's influence is the change of a logit it causes over the largest logit. Without a path through the network it
@@ -52,6 +52,22 @@ def check_head(model: "PreTrainedModel") -> None:
         raise UserError(
             f"model.path: {type(model).__name__} changes its logits after the output layer (capping or scaling), "
             "which raymdm does not support. Choose a model with plain logits, such as Llama or Qwen"
+        )
+
+
+def check_mask(config: "PreTrainedConfig", mask: int, chosen: str | None) -> None:
+    """Raise UserError if a tokenizer's mask token is another than that which the model was trained with.
+
+    Args:
+        config: of the model; its `mask_token_id`, where it has one, is what the model knows.
+        mask: the tokenizer's.
+        chosen: the recipe's `model.tokenizer.mask_token`: who names it means it.
+    """
+    known = getattr(config, "mask_token_id", None)
+    if known not in (None, mask) and chosen is None:
+        raise UserError(
+            f"the model's mask token is {known} (mask_token_id in its config.json), the tokenizer's {mask}. Set "
+            "model.tokenizer.mask_token to the text of the one to use"
         )
 
 

@@ -3,71 +3,113 @@
 transformers' model code takes seconds to import, so it is imported inside the functions that need it.
 """
 
-import errno
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
-from raymdm.models.checks import assert_bidirectional, assert_causal, check_head, check_interface, vocabulary_size
+from raymdm.models import adapters, pretrained
+from raymdm.models.checks import (
+    assert_bidirectional,
+    assert_causal,
+    check_head,
+    check_interface,
+    check_mask,
+    vocabulary_size,
+)
 from raymdm.storage import fetched, refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Family = Literal["mdm", "arm"]
+
 _GPU_ONLY = ("flex_attention", "flash_attention_2")
 _MAX_POSITIONS = 32768
 
 
-def load_model(
-    model: ModelConfig, tokenizer: Sized, family: Literal["mdm", "arm"], weights: Path | None = None
-) -> "PreTrainedModel":
+def load_model(model: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None = None) -> "PreTrainedModel":
     """The model in evaluation mode, checked to be causal (`arm`) or bidirectional (`mdm`).
 
     On the CPU, except that attention which only runs on a GPU is checked, and left, there. A tiny model's initial
-    weights and added embedding rows depend on `model.init_seed` alone; the global random state stays as it is.
+    weights, added embedding rows and an adapter's first updates depend on `model.init_seed` alone; the global random
+    state stays as it is.
+
+    An `mdm`'s config says `right_shift_logits`: whether the hidden state before a token predicts it. Dream's does; so
+    can an autoregressive model that is adapted, by `model.right_shift_logits: true`, to begin from what it can. A model
+    that attends through a window keeps it, and looks through it to both sides.
 
     Args:
-        model: what to load.
+        model: what to load. Checkpoints of LLaDA, iLLaDA and Dream need none of the code that they ship.
         tokenizer: its length is a tiny model's vocabulary; a pretrained model with fewer embeddings gets more.
         family: attention to the past (`arm`, the model as it is) or to the whole sequence (`mdm`).
-        weights: a folder that `save_model` wrote, loaded in place of the initial or pretrained weights.
+        weights: a folder that `save_model` wrote, loaded in place of the initial or pretrained weights, or on top of
+            them if `model.adapter` is set.
 
     Raises:
         UserError: the path does not exist or holds no safetensors, the weights do not fit the tokenizer, or the
-            architecture cannot do what the family needs.
+            architecture is unknown or cannot do what the family needs.
         StorageError: `weights` are there and storage does not let them be read.
     """
     if model.attn_implementation in _GPU_ONLY and not torch.cuda.is_available():
         raise UserError(
             f"model.attn_implementation: {model.attn_implementation} needs a GPU and there is none here; use sdpa"
         )
+    _check_adapter(model, weights)
     with _own_random_state(model.init_seed):
         loaded = _load(model, len(tokenizer), weights)
+        new = _fit(loaded, tokenizer, family)
+        if model.adapter and weights is None:
+            adapters.attach(loaded, model.adapter, new)
+        elif model.adapter:
+            adapters.load(loaded, cast(Path, weights))
     loaded.eval()
     if model.attn_implementation in _GPU_ONLY:
         cast(nn.Module, loaded).to("cuda")
     check_interface(loaded)
-    if family == "mdm":
-        _make_bidirectional(loaded)
+    _become(loaded, model, tokenizer, family, weights)
     if weights is None:  # a run's start has asked; weights that a run drove to saturation can no longer answer
         (assert_bidirectional if family == "mdm" else assert_causal)(loaded)
     check_head(loaded)
     return loaded
 
 
+def skeleton(model: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None = None) -> "PreTrainedModel":
+    """What `load_model` gives, on the meta device: the same parameters and settings without the numbers.
+
+    Nothing is checked that needs numbers. Raises UserError and StorageError as `load_model` does otherwise.
+    """
+    _check_adapter(model, weights)
+    with torch.device("meta"), _own_random_state(model.init_seed):
+        if model.kind == "tiny" and weights is None:
+            built = _tiny(model, len(tokenizer))
+        else:
+            built = pretrained.empty(model, *_source(model, weights))
+        new = _fit(built, tokenizer, family)
+        if model.adapter:
+            adapters.attach(built, model.adapter, new)
+    built.eval()
+    _become(built, model, tokenizer, family, weights)
+    return built
+
+
 def save_model(model: "PreTrainedModel", folder: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Write `model.safetensors` and `config.json`; `load_model(..., weights=folder)` gives the very same logits.
 
-    weights: a copy of the model's state dict to write in its place; it is emptied.
+    Of a model with an adapter its updates alone are written, as `raymdm.models.adapters.save` says.
+
+    weights: a copy of the model's state dict, or of an adapter's `trainable_state`, to write in its place; it is
+        emptied.
     """
-    model.save_pretrained(folder, state_dict=weights, max_shard_size="100TB")  # one file, whatever its size
+    if adapters.is_attached(model):
+        adapters.save(model, folder, weights)
+    else:
+        model.save_pretrained(folder, state_dict=weights, max_shard_size="100TB")  # one file, whatever its size
 
 
 @contextmanager
@@ -78,22 +120,80 @@ def _own_random_state(seed: int) -> Iterator[None]:
         yield
 
 
-def _load(model: ModelConfig, vocabulary: int, weights: Path | None) -> "PreTrainedModel":
-    if weights is not None:
-        loaded = _from_pretrained(model, str(weights), "weights")
-        if vocabulary_size(loaded) < vocabulary:
-            raise UserError(
-                f"weights {str(weights)!r}: the model has {vocabulary_size(loaded)} tokens, the "
-                f"tokenizer {vocabulary}. Use the prepared data that this model was trained on"
-            )
-        return loaded
-    if model.kind == "tiny":
-        return _tiny(model, vocabulary)
+def _check_adapter(model: ModelConfig, weights: Path | None) -> None:
+    """Raise UserError if weights are updates of a model and the recipe asks for none, or the other way round."""
+    if weights is None:
+        return
+    with refused.told("read", str(weights)):
+        if not weights.is_dir():
+            return  # which `pretrained.read` tells
+        updates = adapters.is_adapter_folder(weights)
+    if updates and not model.adapter:
+        raise UserError(f"weights {str(weights)!r}: they are an adapter's updates. Set model.adapter as in their run")
+    if model.adapter and not updates:
+        raise UserError(
+            f"weights {str(weights)!r}: model.adapter is set, but they are a whole model. Remove model.adapter"
+        )
+
+
+def _source(model: ModelConfig, weights: Path | None) -> tuple[str, str]:
+    """Where a model's files lie, and the field that says so; an adapter's base is the recipe's model."""
+    if weights is not None and not model.adapter:
+        return str(weights), "weights"
     path = cast(str, model.path)
-    loaded = _from_pretrained(model, str(_folder(path)) if "://" in path else path, "model.path")
-    if vocabulary_size(loaded) < vocabulary:
-        loaded.resize_token_embeddings(vocabulary)
+    return (str(_folder(path)) if "://" in path else path), "model.path"
+
+
+def _load(model: ModelConfig, vocabulary: int, weights: Path | None) -> "PreTrainedModel":
+    if model.kind == "tiny" and weights is None:
+        return _tiny(model, vocabulary)
+    path, field = _source(model, weights)
+    loaded = pretrained.read(model, path, field)
+    if field == "weights" and vocabulary_size(loaded) < vocabulary:
+        raise UserError(
+            f"weights {path!r}: the model has {vocabulary_size(loaded)} tokens, the tokenizer {vocabulary}. Use the "
+            "prepared data that this model was trained on"
+        )
     return loaded
+
+
+def _fit(model: "PreTrainedModel", tokenizer: Sized, family: Family) -> list[int]:
+    """Add embeddings for tokens without; returns the ids that the model was not trained with."""
+    rows = vocabulary_size(model)
+    if rows < len(tokenizer):  # a mean over the old ones, with their covariance; on the meta device there is nothing
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=model.device.type != "meta")
+    new = set(range(rows, len(tokenizer)))
+    mask = getattr(tokenizer, "mask_token_id", None)
+    if family == "arm":
+        new.discard(cast(int, mask))  # which it never meets
+    elif mask is not None and mask != getattr(model.config, "mask_token_id", None):
+        new.add(mask)
+    return sorted(new)
+
+
+def _become(
+    loaded: "PreTrainedModel", model: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None
+) -> None:
+    """Make an `mdm` of what is loaded; its config says how, for those who use it and for who loads it again."""
+    if family == "arm":
+        return
+    config = loaded.config
+    config.is_causal = False  # read where transformers builds masks, and handed on to most models' attention
+    for module in cast(nn.Module, loaded).modules():
+        # Some attention modules (StableLM's) hand nothing on: without a mask, sdpa and FlashAttention ask the module.
+        if hasattr(module, "is_causal"):
+            cast(Any, module).is_causal = False
+    shifted = bool(getattr(config, "right_shift_logits", False))
+    if weights is not None and not model.adapter and model.right_shift_logits not in (None, shifted):
+        raise UserError(
+            f"model.right_shift_logits: {model.right_shift_logits}, but weights {str(weights)!r} were trained with "
+            f"{shifted}. Use the recipe of their run"
+        )
+    config.right_shift_logits = shifted if model.right_shift_logits is None else model.right_shift_logits
+    mask = getattr(tokenizer, "mask_token_id", None)
+    if mask is not None:
+        check_mask(config, mask, model.tokenizer.mask_token)
+        config.mask_token_id = mask
 
 
 def _folder(address: str) -> Path:
@@ -127,61 +227,3 @@ def _tiny(model: ModelConfig, vocabulary: int) -> "PreTrainedModel":
     for parameter in network.parameters():
         parameter.data = parameter.data.to(config.dtype)
     return network
-
-
-def _loader(model: ModelConfig) -> Any:
-    if model.kind == "tiny":  # spares the import of the table of all architectures
-        from transformers.models.llama.modeling_llama import LlamaForCausalLM
-
-        return LlamaForCausalLM
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM
-
-
-def _from_pretrained(model: ModelConfig, path: str, field: str) -> "PreTrainedModel":
-    is_folder = field == "weights" or Path(path).is_absolute() or path.startswith(".")  # or a name on a hub
-    if is_folder and not Path(path).is_dir():
-        raise UserError(f"{field} {path!r}: no such folder. Give a folder with config.json and model.safetensors")
-    try:
-        loaded, info = _loader(model).from_pretrained(
-            path,
-            attn_implementation=model.attn_implementation,
-            dtype=getattr(torch, model.dtype),
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        if field == "weights":
-            _raise_refusal(error, path)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{field} {path!r}: cannot be loaded as a causal language model from safetensors: {reason}"
-        ) from error
-    if info["missing_keys"]:
-        # transformers would initialise these at random and go on.
-        raise UserError(f"{field} {path!r}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")
-    from transformers import GenerationConfig
-
-    # Sampling settings of the repository: never used here, and contradictory ones could not be saved again.
-    loaded.generation_config = GenerationConfig.from_model_config(loaded.config)
-    return loaded
-
-
-def _raise_refusal(error: Exception, path: str) -> None:
-    """Raise StorageError if the operating system refused to read what is there: that says nothing of the weights."""
-    refusal = refused.refusal(error)
-    if refusal is None and isinstance(error, FileNotFoundError) and (Path(path) / "model.safetensors").exists():
-        refusal = OSError(errno.EIO, "")  # safetensors takes any refusal to open a file for its absence
-    if refusal is not None and refusal.errno != errno.ENOENT:
-        with refused.told("read", path):
-            raise refusal from error
-
-
-def _make_bidirectional(model: "PreTrainedModel") -> None:
-    model.config.is_causal = False  # read where transformers builds masks, and handed on to most models' attention
-    for module in model.modules():
-        # Some attention modules (StableLM's) hand nothing on: without a mask, sdpa and FlashAttention ask the module.
-        if hasattr(module, "is_causal"):
-            cast(Any, module).is_causal = False

@@ -49,6 +49,8 @@ def run_blocks(
             "fn_kwargs": {"model": model, "where": where},
             "compute": ray.data.TaskPoolStrategy(size=size),
         }
+    # else Ray Data puts an error of its own above what a block raised, which does not survive the way between processes
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     rows = ray.data.from_blocks(list(blocks))  # from_pandas would ask for a whole CPU a block beside the driver's
     results = rows.map_batches(**how, batch_size=None, batch_format="pandas", num_cpus=cpus, num_gpus=gpus)
     try:
@@ -59,6 +61,8 @@ def run_blocks(
 
 def _users(error: BaseException | None) -> UserError | None:
     """What a block raised for the user to mend, below what Ray wraps around it."""
-    while error is not None and not isinstance(error, UserError):
-        error = getattr(error, "cause", None) or error.__cause__
+    while error is not None and (isinstance(error, RayError) or not isinstance(error, UserError)):
+        error = (
+            getattr(error, "cause", None) or error.__cause__
+        )  # Ray's may be a UserError too, with a traceback for text
     return error

@@ -97,7 +97,7 @@ class Prober:
         self._ids = tokenizer.mask_token_id, tokenizer.pad_token_id
         model = settings.model if family == "mdm" else settings.arm_model or settings.model
         loaded = load_model(model, tokenizer, family, fetched(weights) if weights else None)
-        self._denoiser = Denoiser(loaded, shift=family == "arm").to(self._device).eval()
+        self._denoiser = Denoiser(loaded, family).to(self._device).eval()
         self._split = loading.load_split(folder, "train")
         self._sizes = [p.numel() for p in self._denoiser.parameters() if p.requires_grad]
         self._parameters = sum(self._sizes)

@@ -3,7 +3,6 @@
 Everything it reads and writes lies on the sweep's storage, since it may run on any node.
 """
 
-import io
 import json
 import tempfile
 import time
@@ -20,7 +19,7 @@ from raymdm.config.schema import Recipe
 from raymdm.data import loading
 from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
-from raymdm.orchestrate.evaluate import evaluate
+from raymdm.orchestrate.evaluate import as_parquet, evaluate
 from raymdm.orchestrate.folder import read_recipe, trial_name
 from raymdm.orchestrate.train import Heard, run_training, train_here
 from raymdm.storage import Storage, StorageError, fetched
@@ -75,15 +74,15 @@ def _train_and_score(recipe: Recipe, place: Storage, method: str, seed: int, dat
         spec = recipe.spec(method)
         density = place.child(f"calibrations/{spec.calibration}") if spec.calibrated else None
         _train(recipe, place, method, seed, data, density)
-        _keep_best(place.child(f"train/{name}"), target)
+        _keep_best(place.child(f"train/{name}"), data, target)
     summary = json.loads(target.read("summary.json"))
     tune.report({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": [],
                  "events": []})  # fmt: skip
     scoring = time.monotonic()
-    scores = evaluate(recipe, method, f"{target.child('model').uri}", data, here=cluster.reuses(recipe))
-    table = io.BytesIO()
-    scores.to_parquet(table, index=False)
-    target.write("scores.parquet", table.getvalue())
+    model, parts = target.child("model").uri, target.child("parts")
+    scores = evaluate(recipe, method, model, data, here=cluster.reuses(recipe), parts=parts)
+    target.write("scores.parquet", as_parquet(scores))
+    target.delete("parts")
     accuracy = float(scores["score"].mean())
     ended = time.monotonic()
     return {"accuracy": accuracy, **summary, "evaluate_seconds": ended - scoring, "wall_seconds": ended - started}
@@ -99,8 +98,8 @@ def _train(recipe: Recipe, place: Storage, method: str, seed: int, data: str, de
         run_training(recipe, method, seed, *where, place.child("ray").uri, heard)
 
 
-def _keep_best(checkpoints: Storage, target: Storage) -> None:
-    """Copy the best model and the run's summary out of its last checkpoint; the summary says that both are there."""
+def _keep_best(checkpoints: Storage, data: str, target: Storage) -> None:
+    """Copy the best model, with its tokenizer, and the run's summary; the summary says that all are there."""
     from raymdm.training.checkpoints import newest
     from raymdm.training.state import load_state
 
@@ -114,6 +113,7 @@ def _keep_best(checkpoints: Storage, target: Storage) -> None:
             )
         state = load_state(found.path)
         target.put(found.path / "best", "model")
+        target.put(fetched(data) / "tokenizer", "model")
         target.write("records.json", json.dumps({"records": state.records}).encode())
         target.write("summary.json", json.dumps(state.summary(), indent=1).encode())
 

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from raymdm import keys
 from raymdm.data import loading
 from raymdm.diffusion import control
 from raymdm.errors import UserError
-from raymdm.training import health
+from raymdm.training import health, parallel
 from raymdm.training.density import refit, refit_due, search_interval
 from raymdm.training.run import Job, Run, Worker, build
 from raymdm.training.step import forward_backward
-from raymdm.training.validation import validation_sums
+from raymdm.training.validation import nll_and_error, validation_sums
 from raymdm.training.window import Window, step_sums, summarise
 from raymdm.training.writer import take
 
@@ -39,7 +40,7 @@ def train(job: Job, worker: Worker) -> None:
     Its last checkpoint is on storage when this returns. Raises on all workers alike, once what happened is reported:
     UserError for what would come again, StorageError when storage refused.
     """
-    with _scratch(worker) as scratch:
+    with _scratch(worker) as scratch, parallel.group(job.recipe.train, worker):
         run = build(job, worker, scratch)
         with closing(run.writer):
             try:
@@ -93,7 +94,7 @@ def settle_buckets(run: Run) -> None:
     After its first one DistributedDataParallel sorts its buckets anew. A resumed run would otherwise sum the gradients
     of its first step in another order than the uninterrupted run did, which rounds differently with three workers.
     """
-    if run.worker.world_size == 1:
+    if not isinstance(run.model, nn.parallel.DistributedDataParallel):
         return
     row, worker = np.zeros(run.inputs.batch_size, dtype=np.int64), run.worker
     forward_backward(run.model, run.train, row, 0, run.inputs, slice(0, 1), 1, worker.world_size, worker.device)
@@ -111,7 +112,7 @@ def train_step(run: Run) -> bool:
     slots = worker.slots(settings.global_batch_size)
     indices = loading.batch_indices(len(run.train), settings.global_batch_size, state.step, run.job.recipe.data.seed)
     sums, binned, losses = _backward(run, indices, slots)
-    gradient = nn.utils.clip_grad_norm_(run.denoiser.parameters(), settings.max_grad_norm)
+    gradient = parallel.clip_gradients(run.denoiser.parameters(), settings.max_grad_norm, worker)
     found = torch.cat([gradient.double().view(1), sums, binned.flatten()]).cpu()  # the one wait for the device
     norm, sums = float(found[0]), found[1:7]
     agreed = health.agree(run, norm, sums, found[7:].view_as(binned))
@@ -141,8 +142,9 @@ def _backward(run: Run, indices: np.ndarray, slots: slice) -> tuple[Tensor, Tens
     micro = settings.micro_batch_size or settings.global_batch_size
     offsets = None if state.ema is None else control.offsets(np.array(state.ema))
     return forward_backward(
-        run.model, run.train, indices, state.step, run.inputs, slots, micro, worker.world_size, worker.device, offsets
-    )
+        run.model, run.train, indices, state.step, run.inputs, slots, micro, worker.world_size, worker.device, offsets,
+        parallel.passes(settings, worker.world_size),
+    )  # fmt: skip
 
 
 def _update(run: Run, agreed: health.Agreed) -> None:
@@ -213,11 +215,10 @@ def evaluate(run: Run) -> None:
         run.denoiser, run.validation, run.inputs.method, (run.inputs.mask_id, run.inputs.pad_id),
         job.recipe.train.validation_draws, job.recipe.data.seed, (worker.rank, worker.world_size), worker.device,
     )  # fmt: skip
-    total, count = worker.sum(sums).tolist()
-    nll = total / count
+    nll, error = nll_and_error(worker.sum(sums), len(run.validation))
     if not math.isfinite(nll):
         raise UserError(f"the run diverged: validation NLL is {nll} at step {state.step}; lower train.lr")
-    run.record({"step": state.step, "val/nll": nll})
+    run.record({"step": state.step, "val/nll": nll, **({} if error is None else {"val/nll_se": error})})
     if state.best_nll is None or nll < state.best_nll:
         state.best_nll, state.best_step, state.evaluations_without_gain = nll, state.step, 0
     else:
@@ -232,9 +233,15 @@ def checkpoint(run: Run) -> None:
     finish_checkpoint(run)
     state = run.state
     state.windows_open = run.worker.gather(torch.tensor(state.window, dtype=torch.float64)).tolist()
-    if run.worker.rank == 0:
+    rank_0 = run.worker.rank == 0
+    if rank_0:
         state.records = run.history
-        run.writer.begin(take(run.denoiser.model, run.optimizer, state))
+    if isinstance(run.model, FSDPModule):
+        run.model.reshard()  # an evaluation leaves the outermost weights whole
+    if rank_0 or isinstance(run.model, FSDPModule):
+        snapshot = take(run.denoiser.model, run.optimizer, state, keep=rank_0)
+        if rank_0:
+            run.writer.begin(snapshot)
     state.windows_open = []
 
 

@@ -5,6 +5,7 @@ Shape legend: G (sequence, rate) pairs, D rates a sequence, K masks a pair, L po
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from raymdm.data.loading import Batch, Split
 from raymdm.diffusion.masking import Masks
 from raymdm.diffusion.objective import noise
 from raymdm.models.denoiser import Denoiser
+from raymdm.models.loss_head import is_plain
 from raymdm.models.precision import precision
 from raymdm.training.draws import draw_step_masks
 from raymdm.training.step import autoregressive_forward, diffusion_forward
@@ -135,7 +137,7 @@ def measure_head_gradients(
     with torch.inference_mode(), precision(device):
         residual = model(noised.input_ids, attention, noised.targets).softmax(-1, dtype=torch.float32)
         residual[torch.arange(len(residual), device=device), noised.labels] -= 1
-        hidden = _by_hidden(residual, model.model.get_output_embeddings().weight)
+        hidden = _by_hidden(residual, model.model.get_output_embeddings())
     squares = weight.new_zeros(len(repeated))
     squares.index_add_(0, noised.rows % len(repeated), weight.square() * hidden.double().square().sum(-1))
     return squares.sqrt().cpu().numpy().reshape(-1, draws.masks)
@@ -205,14 +207,21 @@ def _square(gradient: Sequence[Tensor | None], device: torch.device) -> float:
     return total.item()
 
 
-def _by_hidden(residual: Tensor, head: Tensor) -> Tensor:
+def _by_hidden(residual: Tensor, head: nn.Module) -> Tensor:
     """residual (M, V) times the output layer (V, H), in float32: autocast would round both to bf16.
 
-    Part of the vocabulary at a time, so that a bf16 head has no whole float32 copy.
+    Part of the vocabulary at a time, so that a bf16 head has no whole float32 copy. What a quantised or adapted layer
+    multiplies with, its own backward pass knows, in its own precision.
     """
-    found = residual.new_zeros(len(residual), head.shape[1])
+    if not is_plain(head):
+        with torch.inference_mode(False), torch.enable_grad():
+            size = len(residual), cast(int, head.in_features)
+            hidden = torch.zeros(size, device=residual.device, requires_grad=True)
+            logits = head(hidden)
+            return torch.autograd.grad(logits, hidden, residual.to(logits.dtype))[0]
+    found = residual.new_zeros(len(residual), head.in_features)
     with torch.autocast(residual.device.type, enabled=False):
-        for part, rows in zip(residual.split(VOCABULARY, 1), head.split(VOCABULARY), strict=True):
+        for part, rows in zip(residual.split(VOCABULARY, 1), head.weight.split(VOCABULARY), strict=True):
             found += part @ rows.float()
     return found
 

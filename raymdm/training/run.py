@@ -4,27 +4,34 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerFast
 
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
 from raymdm.diffusion import control
 from raymdm.errors import UserError
+from raymdm.models import adapters
 from raymdm.models.denoiser import Denoiser
-from raymdm.models.load import load_model
+from raymdm.models.load import load_model, skeleton
 from raymdm.storage import Storage, StorageError
+from raymdm.training import parallel
 from raymdm.training.checkpoints import told
 from raymdm.training.density import density_in_force
+from raymdm.training.layers import prepare_layers
+from raymdm.training.optimizer import load_moments, make_optimizer, read_moments
 from raymdm.training.resume import Resumed, resumed
-from raymdm.training.state import RunState, load_optimizer, load_state
+from raymdm.training.state import RunState, load_state
 from raymdm.training.step import StepInputs
 from raymdm.training.writer import Writer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 _TOLD = 4096
@@ -121,7 +128,7 @@ class Run:
     worker: Worker
     denoiser: Denoiser
     model: nn.Module
-    optimizer: torch.optim.AdamW
+    optimizer: Optimizer
     inputs: StepInputs
     train: loading.Split
     validation: loading.Split
@@ -160,23 +167,15 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
     training, validation, tokenizer = worker.alike("read", job.data, lambda: _prepared(job))
     writer = Writer(worker.checkpoints, settings.keep_checkpoints, scratch, set())
 
-    def load(checkpoint: Path | None) -> tuple[Denoiser, torch.optim.AdamW, RunState]:
-        weights = checkpoint / "model" if checkpoint else None
-        model = load_model(recipe.model_for(job.method), tokenizer, method.family, weights)
-        for parameter in model.parameters() if weights else ():
-            parameter.data = parameter.data.clone()  # it would read from a file that is removed before long
-        denoiser = Denoiser(model, shift=method.family == "arm").to(worker.device).train()
-        optimizer = torch.optim.AdamW(
-            denoiser.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        if checkpoint:
-            load_optimizer(checkpoint, optimizer)
-        if checkpoint and worker.rank == 0:
-            writer.start_from(checkpoint)
-        return denoiser, optimizer, load_state(checkpoint) if checkpoint else RunState()
-
-    before = resumed(worker, scratch / "resumed", load)
-    denoiser, optimizer, state = before.loaded
+    before = resumed(
+        worker, scratch / "resumed", lambda checkpoint: _loaded(job, worker, tokenizer, checkpoint, writer)
+    )
+    model, moments, state = before.loaded
+    denoiser = Denoiser(model, method.family).train()
+    shared = parallel.shared(denoiser, settings, worker)
+    optimizer = make_optimizer(denoiser.parameters(), settings)
+    if moments is not None:
+        load_moments(optimizer, moments)
     workers_before = len(state.windows_open)
     state.take_window(worker.rank, worker.world_size)
     if method.control_variate == "ema" and state.ema is None:
@@ -189,8 +188,11 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
     density = worker.alike("read", job.density, lambda: density_in_force(method, job.density, state))
     job = replace(job, recipe=recipe.model_copy(update={"train": settings}))
     run = Run(
-        job, worker, denoiser, data_parallel(denoiser, worker), optimizer,
-        StepInputs(method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id),
+        job, worker, denoiser, shared, optimizer,
+        StepInputs(
+            method, density, job.seed, batch, tokenizer.mask_token_id, tokenizer.pad_token_id, settings.loss_head,
+            settings.group_by_length,
+        ),
         training, validation, settings.max_steps, settings.eval_every, writer, state,
         # reports may have been lost, so all is sent again; who keeps it keeps it once
         records=list(state.records), history=list(state.records), events=list(state.events),
@@ -209,14 +211,27 @@ def _prepared(job: Job) -> tuple[loading.Split, loading.Split, PreTrainedTokeniz
     return training, validation, loading.tokenizer(job.data)
 
 
-def data_parallel(denoiser: Denoiser, worker: Worker) -> nn.Module:
-    """The model as several workers train it."""
-    if worker.world_size == 1:
-        return denoiser
-    on_gpu = worker.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(worker.device)
-    return DistributedDataParallel(denoiser, [worker.device] if on_gpu else None)
+def _loaded(
+    job: Job, worker: Worker, tokenizer: PreTrainedTokenizerFast, checkpoint: Path | None, writer: Writer
+) -> tuple["PreTrainedModel", dict[str, Any] | None, RunState]:
+    """A checkpoint's model, the moments that this worker holds, and state; or where a run starts, without moments.
+
+    Of workers that hold parts of the model, the first has its weights in host memory, the others none.
+    """
+    recipe, family = job.recipe, job.recipe.spec(job.method).family
+    sharded = recipe.train.parallel == "fsdp"
+    weights = checkpoint / "model" if checkpoint else None
+    make = skeleton if sharded and worker.rank else load_model
+    model = make(recipe.model_for(job.method), tokenizer, family, weights)
+    for parameter in adapters.trainable(model).values() if weights else ():
+        parameter.data = parameter.data.clone()  # it would read from a file that is removed before long
+    prepare_layers(model, recipe.train, worker.device)
+    if checkpoint is None:
+        return model, None, RunState()
+    moments = read_moments(checkpoint, (worker.rank, worker.world_size) if sharded else None)
+    if worker.rank == 0:
+        writer.start_from(checkpoint)
+    return model, moments, load_state(checkpoint)
 
 
 def _tell(run: Run, before: Resumed[Any], workers_before: int) -> None:

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.optim import Optimizer
-
 from raymdm.training.window import SIZE, Window
 
 
@@ -100,11 +97,6 @@ class RunState:
             "skipped_steps": self.skipped_steps,
             "loss_spikes": self.loss_spikes,
         }
-
-
-def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
-    """Read a checkpoint's optimiser state; the model's weights are in `folder/model`."""
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
 
 
 def load_state(folder: Path) -> RunState:

@@ -3,6 +3,8 @@
 Shape legend: N validation sequences, D draws each, S sequences of a chunk, L positions.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,18 @@ def fixed_rates(example: np.ndarray, draw: int, draws: int, data_seed: int) -> n
     return 1.0 - (start + (example * draws + draw) * GOLDEN) % 1.0
 
 
+def nll_and_error(sums: Tensor, sequences: int) -> tuple[float, float | None]:
+    """Validation NLL and its standard error over sequences, nats a token; of a single sequence there is none.
+
+    sums: (3,) of `validation_sums` over all workers.
+    """
+    total, count, squares = sums.tolist()
+    nll = total / count
+    if sequences < 2:
+        return nll, None
+    return nll, math.sqrt(max(0.0, squares / sequences - nll * nll) / (sequences - 1))
+
+
 @torch.no_grad()
 def validation_sums(
     model: nn.Module,
@@ -35,20 +49,25 @@ def validation_sums(
     share: tuple[int, int],
     device: torch.device,
 ) -> Tensor:
-    """Sum of the sequences' losses and their number, (2,) float64, over one worker's share (rank, world size).
+    """Three sums over one worker's share (rank, world size), (3,) float64: the losses of all draws, their number, and
+    the squares of the sequences' mean losses.
 
     An MDM's loss is the bound on the NLL per token with fixed-size masks (method section 4), which needs few draws;
-    an ARM's is its NLL per token itself. ids: (mask_id, pad_id).
+    an ARM's is its NLL per token itself. ids: (mask_id, pad_id). Every worker does as many forward passes as the one
+    with most to do: sharded workers exchange weights in each.
     """
     rank, world_size = share
     mask_id, pad_id = ids
-    mine = np.arange(rank, len(split.input_ids), world_size)
-    total = torch.zeros(2, dtype=torch.float64, device=device)
+    mine = np.arange(rank, len(split), world_size)
+    total = torch.zeros(3, dtype=torch.float64, device=device)
+    draws = draws if method.family == "mdm" else 1
     model.eval()
-    for start in range(0, len(mine), CHUNK):
-        rows = mine[start : start + CHUNK]
+    for start in range(0, math.ceil(len(split) / world_size), CHUNK):
+        own = mine[start : start + CHUNK]
+        rows = own if len(own) else np.zeros(1, dtype=np.int64)  # a pass for the other workers' sake
         batch = split.batch(rows, pad_id)
-        for draw in range(draws if method.family == "mdm" else 1):
+        means = torch.zeros(len(own), dtype=torch.float64, device=device)
+        for draw in range(draws):
             with precision(device):
                 if method.family == "arm":
                     losses = autoregressive_forward(model, batch, device)
@@ -58,6 +77,10 @@ def validation_sums(
                     noise = torch.from_numpy(u)[None], torch.from_numpy(t)[None]
                     masks = draw_masks("fixed_size", "independent", *noise, batch.response_mask)
                     losses = diffusion_forward(model, batch, masks, mask_id, device)[0]
-            total += torch.stack([losses.double().sum(), torch.full_like(losses[0], len(losses)).double()])
+            losses = losses[: len(own)].double()
+            total[0] += losses.sum()
+            total[1] += len(losses)
+            means += losses / draws
+        total[2] += means.square().sum()
     model.train()
     return total

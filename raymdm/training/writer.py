@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from raymdm.models import adapters
 from raymdm.models.load import save_model
 from raymdm.storage import Storage
 from raymdm.training import checkpoints
+from raymdm.training.parallel import whole
 from raymdm.training.state import RunState
 
 if TYPE_CHECKING:
@@ -35,9 +39,13 @@ class Snapshot:
     """Whether these weights have the lowest validation NLL so far."""
 
 
-def take(model: "PreTrainedModel", optimizer: Optimizer, state: RunState) -> Snapshot:
-    """Copy what a checkpoint holds to host memory: the weights, and twice as much of the optimiser."""
-    weights, moments = _on_host((model.state_dict(), optimizer.state_dict()), {})
+def take(model: "PreTrainedModel", optimizer: Optimizer, state: RunState, keep: bool = True) -> Snapshot:
+    """Copy what a checkpoint holds to host memory: the weights, an adapter's alone where there is one, and moments.
+
+    Sharded workers call it together, for each has a part of every tensor; without `keep`, what it returns is empty.
+    """
+    held = adapters.trainable_state(model) if adapters.is_attached(model) else model.state_dict(keep_vars=True)
+    weights, moments = _on_host((held, optimizer.state_dict()), {}, keep)
     best = state.best_nll is not None and state.best_step == state.step
     return Snapshot(state.step, model, weights, moments, json.dumps(vars(state)), best)
 
@@ -98,15 +106,21 @@ class Writer:
         (folder / "state.json").write_text(snapshot.state)
 
 
-def _on_host(value: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
-    """Copies of all tensors in nested containers; those that share memory, as tied weights do, go on sharing it."""
+def _on_host(value: Any, copies: dict[Hashable, Tensor], keep: bool) -> Any:
+    """Copies of all tensors in nested containers; those that share memory, as tied weights do, go on sharing it.
+
+    Sharded tensors are made whole by all workers, in the same order; only with `keep` is something kept.
+    """
     if isinstance(value, Tensor):
-        key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        key: Hashable = id(value)  # a worker's part may be empty, and all must find the same ones tied
+        if not isinstance(value, DTensor):
+            key = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
         if key not in copies or not value.numel():
-            copies[key] = value.detach().to("cpu", copy=True)
+            found = whole(value.detach())
+            copies[key] = found.to("cpu", copy=True) if keep else torch.empty(0)
         return copies[key]
     if isinstance(value, dict):
-        return {name: _on_host(part, copies) for name, part in value.items()}
+        return {name: _on_host(part, copies, keep) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_on_host(part, copies) for part in value)
+        return type(value)(_on_host(part, copies, keep) for part in value)
     return value

@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from raymdm import keys
@@ -131,10 +132,13 @@ class World:
         with mock.patch.object(keys, "uniforms", uniforms):
             masks = draw_step_masks(method, 0, 0, np.arange(len(row)), draws.t, batch)
 
-        def model(input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def model(
+            input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, _: str
+        ) -> torch.Tensor:
             assert torch.equal(attention, batch.attention_mask.repeat(method.views, 1))
             which = ((input_ids == MASK_ID) * PLACES).sum(1)
-            return self.logits[row.repeat(method.views), which][targets]
+            logits = self.logits[row.repeat(method.views), which][targets]
+            return F.cross_entropy(logits, labels, reduction="none")
 
         losses = diffusion_forward(model, batch, masks, MASK_ID, torch.device("cpu"))
         return (torch.from_numpy(draws.weight) * losses.double()).mean(0)
@@ -237,7 +241,7 @@ def denoiser() -> Denoiser:
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 parameter.mul_(50 if "v_proj" in name or "o_proj" in name else 20)
-    return Denoiser(model, shift=False)
+    return Denoiser(model, "mdm")
 
 
 @pytest.fixture(scope="session")

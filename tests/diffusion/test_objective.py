@@ -25,11 +25,10 @@ def test_noise_replaces_the_masked_tokens_of_every_view() -> None:
 
 
 def test_a_loss_is_the_weighted_sum_of_its_targets_cross_entropies() -> None:
-    """Logits (0, 0, log 2): softmax 1/4, 1/4, 1/2, so tokens 0 and 1 cost log 4, token 2 costs log 2."""
     weight = _weight([[[0.5, 0, 0.25], [0, 0, 0]], [[0, 3.0, 0], [2.0, 0, 0]]])
     masks = Masks(MASK, weight)
-    logits = torch.tensor([[0, 0, math.log(2)]]).expand(4, -1)
-    losses = sequence_losses(logits, noise(IDS, masks, 9), masks)
+    token = torch.tensor([math.log(4), math.log(4), math.log(2), math.log(2)])  # of the labels 1, 0, 2, 2
+    losses = sequence_losses(token, noise(IDS, masks, 9), masks)
     assert losses.tolist() == [pytest.approx([0.75 * math.log(4) + 3 * math.log(2), 2 * math.log(2)])]
 
 
@@ -38,15 +37,14 @@ def test_each_rate_has_a_loss_with_weights_of_its_own_negative_ones_too() -> Non
         [[[1.0, 0, 1.0], [0, 0, 0]], [[0, -1.0, 0], [0, 0, 0]]], [[[0, 0, 0], [0, 0, 0]], [[0, 1.0, 0], [1.0, 0, 0]]]
     )
     masks = Masks(MASK, weight)
-    losses = sequence_losses(torch.zeros(4, 3), noise(IDS, masks, 9), masks)
     one = math.log(3)
+    losses = sequence_losses(torch.full((4,), one), noise(IDS, masks, 9), masks)
     assert losses.flatten().tolist() == pytest.approx([2 * one - one, 0, one, one])
 
 
 def test_autoregressive_losses_are_means_over_the_response() -> None:
-    logits = torch.tensor([[0, 0, math.log(2)]]).expand(3, -1)
-    losses = autoregressive_losses(logits, torch.tensor([2, 2, 0]), torch.tensor([0, 0, 2]), 3)
-    assert losses.tolist() == pytest.approx([math.log(2), 0, math.log(4)])
+    losses = autoregressive_losses(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 0, 2]), 3)
+    assert losses.tolist() == [1.5, 0, 4]
 
 
 def test_sums_of_one_rate_a_sequence() -> None:

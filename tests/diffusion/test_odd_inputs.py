@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,8 +36,10 @@ class Table(torch.nn.Module):
         start = torch.randn(12, 12, generator=torch.Generator().manual_seed(0))
         self.logits = torch.nn.Parameter(start)
 
-    def forward(self, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.logits[input_ids[targets]]
+    def forward(
+        self, input_ids: torch.Tensor, attention: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor, _: str
+    ) -> torch.Tensor:
+        return F.cross_entropy(self.logits[input_ids[targets]], labels, reduction="none")
 
 
 def _batch(lengths: list[tuple[int, int]]) -> Batch:

@@ -51,7 +51,7 @@ def _step(data: Path, recipe: Recipe, name: str, workers: int, micro: int) -> tu
     """The gradient that DDP would form, the mean over workers of what each accumulates, and the EMA's next state."""
     tokenizer = loading.tokenizer(data)
     method = METHODS[name]
-    model = Denoiser(load_model(recipe.model, tokenizer, method.family), method.family == "arm")
+    model = Denoiser(load_model(recipe.model, tokenizer, method.family), method.family)
     split = loading.load_split(data, "train")
     inputs = StepInputs(method, _density(method), 7, BATCH, tokenizer.mask_token_id, tokenizer.pad_token_id)
     indices = loading.batch_indices(len(split), BATCH, 3, recipe.data.seed)

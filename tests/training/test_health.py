@@ -158,7 +158,7 @@ def test_what_happened_is_told_before_a_run_ends_for_another_reason(
     tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _poison(monkeypatch, [1])
-    monkeypatch.setattr(loop, "validation_sums", lambda *_: torch.tensor([NAN, 1.0], dtype=torch.float64))
+    monkeypatch.setattr(loop, "validation_sums", lambda *_: torch.tensor([NAN, 1.0, NAN], dtype=torch.float64))
     with pytest.raises(UserError, match="validation NLL is nan at step 4"):
         _train(make_recipe(), tiny_data, tmp_path)
     reports = _train.reports  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ class Bench:
         tokenizer = loading.tokenizer(data)
         self.ids = (tokenizer.mask_token_id, tokenizer.pad_token_id)
         self.split: Split = loading.load_split(data, "train")
-        self.model = Denoiser(load_model(recipe.model, tokenizer, family), family == "arm")
+        self.model = Denoiser(load_model(recipe.model, tokenizer, family), family)
 
     def tokens(self, pair: int) -> torch.Tensor:
         return torch.tensor(self.split.input_ids[ROWS[pair]].tolist())
@@ -220,6 +220,24 @@ def test_frozen_parameters_are_not_measured(tiny_data: Path, make_recipe: Any) -
 @pytest.mark.parametrize("name", ["standard", "fixed_size", "multi_sample"])
 def test_the_head_s_bound_is_made_of_gradients_by_the_last_hidden_states(bench: Bench, name: str) -> None:
     draws = _draws(name)
+    found = measure_head_gradients(bench.model, bench.split, draws, bench.ids, CPU)
+    expected = [[bench.head_by_hand(draws.method, draws.t, g, k) for k in range(MASKS)] for g in range(3)]
+    assert found == pytest.approx(np.array(expected), rel=1e-4)
+
+
+class Dequantised(torch.nn.Linear):
+    """As quantised layers are: a Linear whose weight is not what it multiplies with."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(hidden, 3 * self.weight.flip(0))
+
+
+def test_the_head_s_bound_asks_a_head_that_is_more_than_its_weight(tiny_data: Path, make_recipe: Any) -> None:
+    bench, draws = Bench(tiny_data, make_recipe()), _draws("standard")
+    plain = bench.model.model.get_output_embeddings()
+    head = Dequantised(plain.in_features, plain.out_features, bias=False)
+    head.load_state_dict(plain.state_dict())
+    bench.model.model.set_output_embeddings(head)
     found = measure_head_gradients(bench.model, bench.split, draws, bench.ids, CPU)
     expected = [[bench.head_by_hand(draws.method, draws.t, g, k) for k in range(MASKS)] for g in range(3)]
     assert found == pytest.approx(np.array(expected), rel=1e-4)

@@ -67,7 +67,7 @@ def test_early_stopping_keeps_the_best_model(
     tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = iter([3.0, 2.0, 2.5, 2.6, 1.0])
-    monkeypatch.setattr(loop, "validation_sums", lambda *_: torch.tensor([next(scripted), 1.0], dtype=torch.float64))
+    monkeypatch.setattr(loop, "validation_sums", lambda *_: torch.tensor([next(scripted), 1.0, 0.0]).double())
     recipe = make_recipe(train__patience=2, train__max_steps=40, train__keep_checkpoints=9)
     _run(Job(recipe, "standard", 1, tiny_data), tmp_path)
     state = load_state(tmp_path / "step-00000016")

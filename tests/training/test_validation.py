@@ -3,16 +3,20 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from raymdm.config.schema import METHODS, Recipe
 from raymdm.data import loading
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model
-from raymdm.training.validation import fixed_rates, validation_sums
+from raymdm.training import validation
+from raymdm.training.validation import fixed_rates, nll_and_error, validation_sums
 
 MakeRecipe = Callable[..., Recipe]
 CPU = torch.device("cpu")
@@ -26,7 +30,8 @@ def test_rates_cover_the_unit_interval_evenly() -> None:
 
 def _sums(data: Path, recipe: Recipe, method: str, draws: int, share: tuple[int, int] = (0, 1)) -> torch.Tensor:
     tokenizer = loading.tokenizer(data)
-    model = Denoiser(load_model(recipe.model, tokenizer, "mdm"), shift=False)
+    family = METHODS[method].family
+    model = Denoiser(load_model(recipe.model, tokenizer, family), family)
     split = loading.load_split(data, "validation")
     ids = tokenizer.mask_token_id, tokenizer.pad_token_id
     return validation_sums(model, split, METHODS[method], ids, draws, 0, share, CPU)
@@ -36,6 +41,48 @@ def test_methods_are_judged_on_the_same_draws(tiny_data: Path, make_recipe: Make
     assert torch.equal(
         _sums(tiny_data, make_recipe(), "standard", 2), _sums(tiny_data, make_recipe(), "p_pots_mirror", 2)
     )
+
+
+def test_the_error_is_that_of_the_sequences_means(
+    tiny_data: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found again from the losses of every sequence and draw alone, as many chunks as there are sequences."""
+    monkeypatch.setattr(validation, "CHUNK", 1)
+    losses: list[float] = []
+    original = validation.diffusion_forward
+
+    def spy(*arguments: Any) -> torch.Tensor:
+        found = original(*arguments)
+        losses.append(float(found))
+        return found
+
+    monkeypatch.setattr(validation, "diffusion_forward", spy)
+    sums, size = _sums(tiny_data, make_recipe(), "standard", 3), len(loading.load_split(tiny_data, "validation"))
+    means = np.array(losses).reshape(size, 3).mean(1)
+    assert size > 2
+    assert nll_and_error(sums, size) == pytest.approx((means.mean(), stats.sem(means)))
+
+
+def test_one_sequence_has_no_error() -> None:
+    assert nll_and_error(torch.tensor([6.0, 2.0, 9.0]), 1) == (3.0, None)
+
+
+@pytest.mark.parametrize("family", ["standard", "arm"])
+def test_every_worker_does_as_many_passes(
+    tiny_data: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Some shares of 5 workers hold a sequence more than others, with one sequence a pass."""
+    monkeypatch.setattr(validation, "CHUNK", 1)
+    name = "autoregressive_forward" if family == "arm" else "diffusion_forward"
+    forward = mock.Mock(side_effect=getattr(validation, name))
+    monkeypatch.setattr(validation, name, forward)
+    calls, counts = [], []
+    for rank in range(5):
+        forward.reset_mock()
+        counts.append(_sums(tiny_data, make_recipe(), family, 2, (rank, 5))[1].item())
+        calls.append(forward.call_count)
+    assert len(set(counts)) == 2
+    assert set(calls) == {max(counts)}
 
 
 def test_workers_share_the_work(tiny_data: Path, make_recipe: MakeRecipe) -> None:
@@ -67,7 +114,7 @@ def test_many_draws_approach_the_enumerated_bound(tiny_data: Path, make_recipe: 
             sizes.append(np.mean(losses))
         exact.append(np.mean(sizes))
     ids = tokenizer.mask_token_id, tokenizer.pad_token_id
-    total, count = validation_sums(
-        Denoiser(model, False), split, METHODS["standard"], ids, 400, 0, (0, 1), CPU
+    total, count, _ = validation_sums(
+        Denoiser(model, "mdm"), split, METHODS["standard"], ids, 400, 0, (0, 1), CPU
     ).tolist()
     assert total / count == pytest.approx(float(np.mean(exact)), rel=0.02)

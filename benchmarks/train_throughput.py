@@ -1,0 +1,234 @@
+"""Tokens a second, share of the device's speed and peak memory of training; raymdm's step over bare torch.
+
+Random weights in the shape of a real model: `8b` is LLaDA-8B with LoRA of rank 32 in rows of 4,096 tokens, `0.5b` is
+Qwen2.5-0.5B fine-tuned as a whole. The bare step gets its noised batches ready made and does forward, backward and
+optimiser step, no more; steps alternate. The speed is counted in useful operations: two a weight and token forward, two
+for the gradient by the activations and two for that by the weights where they are trained, the output layer for the
+masked tokens alone, attention among all tokens, nothing for what checkpointing computes again. It is compared to a
+large matrix product on the same device. `python benchmarks/train_throughput.py [--device cuda] [--shape 8b]`
+"""
+
+import argparse
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from raymdm.config.inputs import AdapterConfig
+from raymdm.config.load import load_recipe
+from raymdm.config.schema import METHODS, Recipe
+from raymdm.data import loading
+from raymdm.diffusion.masking import smallest_rate
+from raymdm.diffusion.objective import noise, sequence_losses
+from raymdm.diffusion.samplers import Density
+from raymdm.models.adapters import attach
+from raymdm.models.denoiser import Denoiser
+from raymdm.models.precision import precision
+from raymdm.storage import Storage
+from raymdm.training import parallel
+from raymdm.training.draws import draw_rates, draw_step_masks
+from raymdm.training.layers import prepare_layers
+from raymdm.training.loop import Job, Run, Worker, train_step
+from raymdm.training.optimizer import make_optimizer
+from raymdm.training.step import StepInputs
+from raymdm.training.writer import Writer
+
+
+class Shape(NamedTuple):
+    """Of a model, its rows and its batch."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    key_heads: int
+    vocabulary: int
+    length: int
+    batch: int
+    micro: int
+    lora: bool = False
+    tied: bool = False
+    recompute: bool = False
+    """Activation checkpointing."""
+
+
+SHAPES = {
+    "tiny": Shape(128, 384, 4, 4, 4, 2_000, 256, 8, 4),
+    "small": Shape(256, 768, 6, 8, 8, 32_000, 512, 4, 2),
+    "0.5b": Shape(896, 4864, 24, 14, 2, 151_936, 1024, 32, 8, tied=True),
+    "8b": Shape(4096, 12_288, 32, 32, 32, 126_464, 4096, 8, 2, lora=True, recompute=True),
+}
+METHOD, ROWS, MASK = METHODS["standard"], 64, 1
+
+
+def make_model(shape: Shape, device: torch.device) -> LlamaForCausalLM:
+    """Random weights on the device; frozen ones in bf16."""
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.key_heads,
+        max_position_embeddings=shape.length, tie_word_embeddings=shape.tied, attn_implementation="sdpa",
+    )  # fmt: skip
+    config.is_causal = False
+    torch.set_default_dtype(torch.bfloat16 if shape.lora else torch.float32)
+    with device:
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    if shape.lora:
+        attach(model, AdapterConfig(kind="lora", r=32))
+    return model
+
+
+def make_split(shape: Shape) -> loading.Split:
+    """Rows of one length, of which the first quarter is the prompt."""
+    draw, none = np.random.default_rng(0), [np.array([], dtype=np.int32)] * ROWS
+    ids = [draw.integers(2, shape.vocabulary, shape.length).astype(np.int32) for _ in range(ROWS)]
+    prompts = np.full(ROWS, shape.length // 4)
+    return loading.Split(np.arange(ROWS), ids, prompts, [""] * ROWS, [""] * ROWS, none, none)
+
+
+def make_run(shape: Shape, device: torch.device, loss_head: str, scratch: Path) -> Run:
+    """A run as `build` makes it, without data and model on storage."""
+    recipe: Recipe = load_recipe(
+        Path(__file__).parents[1] / "jobs" / "recipes" / "quickstart.yaml",
+        [f"train.global_batch_size={shape.batch}", f"train.micro_batch_size={shape.micro}",
+         f"train.loss_head={loss_head}", f"train.activation_checkpointing={str(shape.recompute).lower()}"],
+    )  # fmt: skip
+    worker, settings = Worker(lambda metrics: None, Storage(str(scratch / "run")), device=device), recipe.train
+    model = make_model(shape, device)
+    prepare_layers(model, settings, device)
+    denoiser = Denoiser(model, "mdm").train()
+    inputs = StepInputs(
+        METHOD, Density.uniform(smallest_rate(METHOD.mask)), 42, shape.batch, MASK, 0, settings.loss_head
+    )
+    split = make_split(shape)
+    return Run(
+        Job(recipe, "standard", 42, scratch), worker, denoiser, parallel.shared(denoiser, settings, worker),
+        make_optimizer(denoiser.parameters(), settings), inputs, split, split, 1000, 1000,
+        Writer(worker.checkpoints, 1, scratch, set()),
+    )  # fmt: skip
+
+
+def ready(run: Run, shape: Shape, step: int) -> list[Any]:
+    """Noised micro-batches of a step on the device."""
+    indices = loading.batch_indices(ROWS, shape.batch, step, run.job.recipe.data.seed)
+    t, _ = draw_rates(METHOD, run.inputs.density, 42, step, shape.batch)
+    found = []
+    for start in range(0, shape.batch, shape.micro):
+        slots = np.arange(start, start + shape.micro)
+        batch = run.train.batch(indices[slots], 0)
+        masks = draw_step_masks(METHOD, 42, step, slots, t[:, slots], batch)
+        parts = noise(batch.input_ids, masks, MASK), batch.attention_mask, masks
+        noised, attention, masks = (_to(part, run.worker.device) for part in parts)
+        found.append((noised, attention, masks))
+    return found
+
+
+def _to(part: Any, device: torch.device) -> Any:
+    return part.to(device) if isinstance(part, torch.Tensor) else type(part)(*(inner.to(device) for inner in part))
+
+
+def bare_step(run: Run, batches: list[Any]) -> None:
+    """Forward, backward and optimiser step."""
+    for noised, attention, masks in batches:
+        with precision(run.worker.device):
+            token = run.denoiser(noised.input_ids, attention, noised.targets, noised.labels, run.inputs.loss_head)
+            losses = sequence_losses(token, noised, masks)
+        (losses.sum() / run.inputs.batch_size).backward()
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+
+
+def operations(run: Run, shape: Shape, masked: float) -> float:
+    """Useful floating-point operations of a step; masked: the share of tokens that the output layer sees."""
+    layers = run.denoiser.model.get_decoder().layers
+    head = shape.hidden * shape.vocabulary
+    weights = [parameter for parameter in layers.parameters() if parameter.ndim > 1]
+    each = sum((6 if parameter.requires_grad else 4) * parameter.numel() for parameter in weights)
+    attention = 12 * shape.layers * shape.length * shape.hidden
+    return shape.batch * shape.length * (each + masked * (4 if shape.lora else 6) * head + attention)
+
+
+def seconds(device: torch.device, action: Callable[[], object]) -> float:
+    """Of an action, the device's work included; on a CPU the processor's time, whatever else it has to do."""
+    if device.type == "cpu":
+        started = time.process_time()
+        action()
+        return time.process_time() - started
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    action()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def peak_speed(device: torch.device) -> float:
+    """Operations a second of a large matrix product."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    one = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / min(seconds(device, lambda: one @ one) for _ in range(8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--loss-head", default="chunked")
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    device, shape = torch.device(arguments.device), SHAPES[arguments.shape]
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    times: dict[str, list[float]] = {"bare torch": [], "raymdm": []}
+    peak: dict[str, float] = {}
+    masked = 0
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(shape, device, arguments.loss_head, Path(folder))
+        for step in range(arguments.steps + 2):
+            batches = ready(run, shape, step)
+            masked += sum(int(noised.targets.sum()) for noised, *_ in batches)
+            actions: dict[str, Callable[[], object]] = {
+                "bare torch": partial(bare_step, run, batches),
+                "raymdm": partial(train_step, run),
+            }
+            for name, action in actions.items():
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                times[name].append(seconds(device, action))
+                peak[name] = _peak_gib(device)
+    tokens = shape.batch * shape.length
+    useful = operations(run, shape, masked / tokens / (arguments.steps + 2))
+    fastest = peak_speed(device)
+    middle = {name: statistics.median(values[2:]) for name, values in times.items()}
+    table = Table("way", "step, s", "over bare", "tokens/s", "of a matrix product's speed", "peak memory, GiB")
+    for name, value in middle.items():
+        table.add_row(
+            name, f"{value:.3f}", f"{value / middle['bare torch']:.3f}", f"{tokens / value:,.0f}",
+            f"{useful / value / fastest:.1%}", f"{peak[name]:.2f}",
+        )  # fmt: skip
+    Console().print(table)
+    count = sum(parameter.numel() for parameter in run.denoiser.parameters())
+    Console().print(f"{count / 1e6:,.1f} M parameters; matrix product: {fastest / 1e12:.3g} TFLOP/s")
+
+
+def _peak_gib(device: torch.device) -> float:
+    """Of the latest step; on a CPU, of the whole process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Pretrained models through transformers: from a folder or a hub, without code that comes with them."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from safetensors import SafetensorError
+
+from raymdm.config.schema import ModelConfig
+from raymdm.errors import UserError
+from raymdm.models import adapters
+from raymdm.models.families import Checkpoint, inspected
+from raymdm.storage import refused
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def read(model: ModelConfig, path: str, field: str = "model.path") -> "PreTrainedModel":
+    """A checkpoint as it is, neither made bidirectional nor checked; `field` names its path in messages.
+
+    Tensors are read one by one, from one file after the other, into a model that has none before.
+
+    Raises:
+        UserError: it is missing, broken, or of an architecture that is not supported.
+        StorageError: weights (`field`) are there and storage does not let them be read.
+    """
+    with _told(path, field):
+        checkpoint = inspected(path, _place(path, field), model.trust_remote_code)
+        loaded, info = _auto(model).from_pretrained(
+            path,
+            config=checkpoint.config,
+            key_mapping=checkpoint.names,
+            attn_implementation=model.attn_implementation,
+            dtype=getattr(torch, model.dtype),
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    _check_complete(info, checkpoint, _place(path, field))
+    if checkpoint.names:
+        loaded._weight_conversions = None  # or the names of the files would be given back when it is saved
+    from transformers import GenerationConfig
+
+    # Sampling settings of the repository: never used here, and contradictory ones could not be saved again.
+    loaded.generation_config = GenerationConfig.from_model_config(loaded.config)
+    return cast("PreTrainedModel", loaded)
+
+
+def empty(model: ModelConfig, path: str, field: str) -> "PreTrainedModel":
+    """A checkpoint's model with numbers that nobody has read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _told(path, field):
+        config = inspected(path, _place(path, field), model.trust_remote_code).config
+        config = config or AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        return cast(
+            "PreTrainedModel",
+            AutoModelForCausalLM.from_config(
+                config,
+                attn_implementation=model.attn_implementation,
+                dtype=getattr(torch, model.dtype),
+                trust_remote_code=model.trust_remote_code,
+            ),
+        )
+
+
+def _auto(model: ModelConfig) -> Any:
+    """The class that makes the model."""
+    if model.kind == "tiny":  # spares the import of the table of all architectures
+        from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+        return LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM
+
+
+def _place(path: str, field: str) -> str:
+    return f"{field} {path!r}"
+
+
+@contextmanager
+def _told(path: str, field: str) -> Iterator[None]:
+    """Turn what transformers, safetensors and the operating system say of a checkpoint into one message."""
+    is_folder = field == "weights" or Path(path).is_absolute() or path.startswith(".")  # or a name on a hub
+    if is_folder and not Path(path).is_dir():
+        raise UserError(f"{_place(path, field)}: no such folder. Give a folder with config.json and model.safetensors")
+    if adapters.is_adapter_folder(Path(path)):
+        raise UserError(
+            f"{_place(path, field)}: an adapter's updates, not a model. Give the model that they are of, or what "
+            "`raymdm convert` makes of both"
+        )
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        if field == "weights":
+            _raise_refusal(error, path)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{_place(path, field)}: cannot be loaded as a causal language model from safetensors: {reason}"
+        ) from error
+
+
+def _check_complete(info: dict[str, Any], checkpoint: Checkpoint, place: str) -> None:
+    """Raise UserError for tensors that are missing, which transformers would draw at random, or that mean more."""
+    if info["missing_keys"]:
+        raise UserError(f"{place}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")
+    if checkpoint.config and info["unexpected_keys"]:
+        raise UserError(
+            f"{place}: {type(checkpoint.config).__name__} has no place for the tensors "
+            f"{', '.join(sorted(info['unexpected_keys'])[:5])}. It is another model than its config.json says"
+        )
+
+
+def _raise_refusal(error: Exception, path: str) -> None:
+    """Raise StorageError if the operating system refused to read what is there: that says nothing of the weights."""
+    refusal = refused.refusal(error)
+    if refusal is None and isinstance(error, FileNotFoundError) and (Path(path) / "model.safetensors").exists():
+        refusal = OSError(errno.EIO, "")  # safetensors takes any refusal to open a file for its absence
+    if refusal is not None and refusal.errno != errno.ENOENT:
+        with refused.told("read", path):
+            raise refusal from error
