@@ -33,7 +33,7 @@ NumWorkers = Annotated[
 
 class TrainConfig(Section):
     num_workers: NumWorkers = 1
-    """DDP workers of one run. `{min, max}`: as many as the cluster holds; a run that loses some goes on with fewer,
+    """Workers of one run, data parallel. `{min, max}`: as many as the cluster holds; a run that loses some goes on with fewer,
     with the same global batch and the same noise."""
     cpus_per_worker: PositiveFloat = 0.98
     """CPUs a worker reserves; just under one leaves room for the process that drives it."""
@@ -54,7 +54,7 @@ class TrainConfig(Section):
     """How the output layer and the cross-entropy of the masked tokens are computed: in plain torch, a part of the
     tokens at a time, or by a fused kernel (GPU; pip install raymdm[gpu])."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
-    """`adamw_8bit`: the moments in 8 bits a number (torchao)."""
+    """`adamw_8bit`: the moments in 8 bits a number, block by block."""
     group_by_length: bool = True
     """A worker's micro-batches hold sequences of similar length, which saves padding; the gradient is the same."""
     lr: PositiveFloat = 5e-5

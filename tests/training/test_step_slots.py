@@ -113,21 +113,6 @@ def test_a_worker_without_slots_has_gradients_of_zero(model: Counted, split: Spl
     assert carried.shape == (0,)
 
 
-@pytest.mark.parametrize("passes", [None, 5])
-def test_workers_that_share_a_model_exchange_gradients_once(
-    model: Counted, split: Split, monkeypatch: pytest.MonkeyPatch, passes: int | None
-) -> None:
-    told: list[bool] = []
-
-    class Sharded(Counted):
-        def set_requires_gradient_sync(self, wanted: bool) -> None:
-            told.append(wanted)
-
-    monkeypatch.setattr(step, "FSDPModule", Sharded)
-    _step(Sharded(model.model, model.family), split, passes=passes)
-    assert told == [False] * ((passes or 3) - 1) + [True]
-
-
 def test_replicas_hold_their_gradients_back_until_the_last_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[bool] = []
 
