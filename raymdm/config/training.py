@@ -33,8 +33,8 @@ NumWorkers = Annotated[
 
 class TrainConfig(Section):
     num_workers: NumWorkers = 1
-    """Workers of one run, data parallel. `{min, max}`: as many as the cluster holds; a run that loses some goes on with fewer,
-    with the same global batch and the same noise."""
+    """Workers of one run, data parallel. `{min, max}`: as many as the cluster holds; a run that loses some goes on with
+    fewer, with the same global batch and the same noise."""
     cpus_per_worker: PositiveFloat = 0.98
     """CPUs a worker reserves; just under one leaves room for the process that drives it."""
     gpus_per_worker: float = Field(default=0, ge=0)
