@@ -147,8 +147,8 @@ class EvaluateConfig(Section):
     block_length: PositiveInt = 32
     """Tokens unmasked before the next block starts (paper, GSM8K: 32)."""
     confidence_threshold: float | None = Field(default=None, gt=0, lt=1)
-    """Unmask in each step every token whose probability exceeds it, and one at least (Fast-dLLM), so that a block may
-    take fewer steps than its share; null: equal shares, as LLaDA has it."""
+    """Unmask in each step every token whose probability exceeds it too, so that a block may take fewer steps than its
+    share (with as many steps as tokens: Fast-dLLM's rule); null: equal shares alone, as LLaDA has it."""
     prefix_cache: bool = False
     """Compute keys and values of the prompt and of finished blocks once a block (Fast-dLLM): faster, and approximate,
     since they would change with each unmasked token."""

@@ -24,6 +24,9 @@ from raymdm.orchestrate.folder import read_recipe, trial_name
 from raymdm.orchestrate.train import Heard, run_training, train_here
 from raymdm.storage import Storage, StorageError, fetched
 
+_PARTS = "parts"
+"""Blocks of test rows that are scored, until all are."""
+
 
 def run_trial(config: dict[str, Any]) -> None:
     """The function Tune runs for a cell; it leaves result.json.
@@ -52,6 +55,7 @@ def run_trial(config: dict[str, Any]) -> None:
         place.write(f"trials/{name}/result.json", json.dumps(result, indent=1).encode())
         if result["status"] == "finished":
             place.delete(f"train/{name}")
+            place.delete(f"trials/{name}/{_PARTS}")
     except StorageError as error:
         tune.report({"phase": "stopped", "problem": str(error)})
     except (ObjectStoreFullError, OutOfDiskError) as error:
@@ -79,10 +83,9 @@ def _train_and_score(recipe: Recipe, place: Storage, method: str, seed: int, dat
     tune.report({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": [],
                  "events": []})  # fmt: skip
     scoring = time.monotonic()
-    model, parts = target.child("model").uri, target.child("parts")
+    model, parts = target.child("model").uri, target.child(_PARTS)
     scores = evaluate(recipe, method, model, data, here=cluster.reuses(recipe), parts=parts)
     target.write("scores.parquet", as_parquet(scores))
-    target.delete("parts")
     accuracy = float(scores["score"].mean())
     ended = time.monotonic()
     return {"accuracy": accuracy, **summary, "evaluate_seconds": ended - scoring, "wall_seconds": ended - started}
