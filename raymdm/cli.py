@@ -114,11 +114,14 @@ def convert(
         Literal["llama", "llada"], typer.Option(help="llada: LLaDA's own names and config; llama: transformers'.")
     ] = "llama",
     shard_size: Annotated[str, typer.Option(help="Largest file.")] = "5GB",
+    base: Annotated[str | None, typer.Option(help="An adapter's base model, where it is not the one it names.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer; without it, MODEL_DIR.")] = None,
 ) -> None:
     """Convert a model between LLaDA's layout and transformers', with an adapter merged into it."""
     from raymdm.models.convert import convert as convert_model
 
-    convert_model(source, target, to, shard_size)
+    for note in convert_model(source, target, to, shard_size, base, tokenizer):
+        say(note)
     say(str(target))
 
 

@@ -75,7 +75,8 @@ class DataConfig(Section):
     max_test_examples: PositiveInt | None = None
     """Keep only the first rows of the test split; null keeps all."""
     max_length: PositiveInt = 4096
-    """Longest prompt + response (tokens); longer rows are counted and left out (paper)."""
+    """Longest prompt + response (tokens) of training and validation rows, and longest prompt of test rows; longer ones
+    are counted and left out (paper)."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """A broken row ends the run with its file and line, or is counted and skipped."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)

@@ -1,53 +1,62 @@
 r"""Short answers in texts: what stands in \boxed{}, what it says without its LaTeX, and whether two say the same.
 
-The cleaning is the paper's (its A.7.1), and fractions are read besides. Numbers are compared exactly, as rational
-numbers. What is dropped and never converted: a percent sign (50% is 50, not 0.5), a currency sign, and a unit that only
-one side has.
+The cleaning is the paper's (its A.7.1), and some more LaTeX, entities of HTML and fractions are read besides. Numbers
+are compared exactly, as rational numbers. What is dropped and never converted: a percent sign (50% is 50, not 0.5), a
+currency, and another of the units in `raymdm.data.numbers`, where only one side has it. Any other word makes a text.
 """
 
+import html
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from itertools import accumulate
+
+from raymdm.data.numbers import same_number
 
 SEPARATOR = ";"
 """Stands between the parts of an answer that has several. A comma would not do: numbers and names hold commas."""
 
 _BRACES = re.compile(r"\\[{}]|\\(?:boxed|fbox)\s*\{|[{}]")
 
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_ESCAPED_AMPERSAND = re.compile(rf"\\(?={_ENTITY.pattern})")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|([0-9])\s*([0-9]))")
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|bf|rm|operatorname)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:!]|\{,\}")
-_TIMES = re.compile(r"\\(?:times|cdot)\b")
-
-_LONGEST_NUMBER = 100
-"""Characters; what is longer is a text."""
-_LARGEST_EXPONENT = 300
-
-_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
-_UNIT = r"\s*(?:[^\W\d_]|[°%$€£¥])(?:[^\d,;^]|\^\s*\{?\s*[-+]?[0-9]\s*\}?)*"
-_NUMBER = re.compile(
-    rf"""(?P<sign>[-+]?)\s*[$€£¥]?\s*(?P<sign_after>[-+]?)
-    (?: (?:(?P<whole>[0-9]+)\s+)? (?P<above>[0-9]+)\s*/\s*(?P<below>[0-9]+)
-      | (?P<decimal>{_DECIMAL})
-        (?: [eE](?P<exponent>[-+]?[0-9]{{1,4}})
-          | \s*(?:x|×|\*)\s*10\s*\^\s*\{{?\s*(?P<power>[-+]?[0-9]{{1,4}})\s*\}}? )?
-    )
-    (?P<unit>{_UNIT})?""",
-    re.VERBOSE,
+_FONT = (
+    r"(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|math(?:bf|it|rm|sf|tt|cal|bb|normal)|bf|it|rm|sf|tt|em|bm"
+    r"|boldsymbol|emph|underline|mbox|hbox|operatorname|ensuremath)"
 )
+_WRAPPER = re.compile(rf"\\{_FONT}\s*\{{([^{{}}]*)\}}")
+"""Commands that change how their argument looks and not what it says, unlike \\sqrt{} or \\log{}."""
+_SWITCH = re.compile(
+    rf"\\(?:{_FONT}|displaystyle|textstyle|left|right|[bB]igg?|tiny|small|normalsize|large|Large|LARGE|huge|Huge)"
+    r"(?![a-zA-Z])"
+)
+_COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
+_SPACING = re.compile(r"\\[,;:!]|\{,\}")
+_WIDE_SPACE = re.compile(r"\\q?quad\b|~")
+_TIMES = re.compile(r"\\(?:times|cdot)\b")
+_DEGREE = re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b")
+_CHARACTERS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | {
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " ", "\u202f": " "})  # fmt: skip
+"""Dashes, quotes and spaces as a keyboard has them."""
+
+_MOST_BRACES = 8
+"""Pairs around an answer; more are no decoration."""
+
+_WORDING = r"(?:(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)\s*(?:is\b)?\s*:?\s*)?"
 _CHOICE = re.compile(
-    r"""(?:(?:the\s+)?(?:(?:final|correct|best)\s+)?(?:answer|option|choice)\s*(?:is\b)?\s*:?\s*)?
-    [(\[]?\s*(?<![a-z])([a-z])\s*(?:[)\].:].*)?""",
+    rf"""{_WORDING}[(\[]?\s*(?<![a-z])(?P<letter>[a-z])
+    (?P<rest>\s*[)\]:,].* | \s*\.(?![a-z]\b).* | \s+(?:\(|-+\s).* | (?-i:(?<=[B-HJ-Z]))\s+\S.*)?""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-
-
-class _Number(NamedTuple):
-    value: Fraction
-    unit: str
-    is_fraction: bool
-    """Written a/b; it may as well be a year such as 2017/2018."""
+"""A letter, alone or with the option's text; `A cell` and `I think` are words."""
+_OTHER_CHOICE = re.compile(
+    r"""(?<![\w(\[.]) [(\[]? [a-j][)\]]                                       # (B), B), b)
+    | (?<![\w(\[.]) (?-i:[A-J]):                                              # B:
+    | (?:[,;&/+\n] | \b(?:and|or)\b) \s* [(\[]? [a-j] (?=[)\].:,;] | \s*$ | \s+(?:and|or)\b)
+    | ^[\W_]* (?:[a-j]\b [\W_]*)+ $                                           # nothing but letters""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 def boxed(text: str) -> str | None:
@@ -66,37 +75,68 @@ def boxed(text: str) -> str | None:
     return None if found is None else found[1]
 
 
+def in_box(answer: str) -> str:
+    r"""A response that holds a plain answer: \boxed{ANSWER}, its braces escaped; backslashes, which `clean` deletes
+    anyway, are left out."""
+    plain = re.sub(r"([{}])", r"\\\1", answer.replace("\\", ""))
+    return rf"\boxed{{{plain}}}"
+
+
 def clean(answer: str) -> str:
     r"""An answer without LaTeX and decoration.
 
     As the paper has it: no whitespace around it, \text{...} unwrapped, \% made %, backslashes deleted, a trailing
-    period trimmed. Besides: \frac{a}{b} becomes a/b, the Unicode minus a hyphen, and $...$ and **...** are unwrapped.
+    period trimmed. Besides: other fonts, sizes and colours are unwrapped, and so are braces, $...$ and **...** around
+    it; \frac{a}{b} becomes a/b, and &amp; what it stands for; dashes and quotes are as a keyboard has them.
     """
-    answer = _FRACTION.sub(lambda m: f" {(m[1] or m[3] or '').strip()}/{(m[2] or m[4] or '').strip()}", answer)
+    answer = _FRACTION.sub(
+        lambda m: f" {(m[1] or m[3] or '').strip()}/{(m[2] or m[4] or '').strip()}", _without_entities(answer)
+    )
+    answer = _DEGREE.sub("°", _TIMES.sub("×", _COLOUR.sub("", answer)))
     while (unwrapped := _WRAPPER.sub(r" \1", answer)) != answer:
         answer = unwrapped
-    answer = _SPACING.sub(lambda m: "," if m[0] == "{,}" else "", _TIMES.sub("×", answer))
-    answer = answer.replace(r"\(", "").replace(r"\)", "").replace("~", " ").replace("\\", "").replace("\u2212", "-")
-    answer = re.sub(r"(?<=-) (?=[0-9]+/)", "", " ".join(answer.split()))
+    answer = _SPACING.sub(lambda m: "," if m[0] == "{,}" else "", _SWITCH.sub(" ", answer))
+    answer = _WIDE_SPACE.sub(" ", answer.replace(r"\(", "").replace(r"\)", "")).replace("\\", "")
+    answer = re.sub(r"(?<=-) (?=[0-9]+/)", "", " ".join(answer.translate(_CHARACTERS).split()))
     answer = answer.strip("*").strip()
-    if len(answer) > 1 and answer[0] == answer[-1] == "$":
+    if len(answer) > 1 and answer[0] == answer[-1] == "$" and answer.count("$") == 2:
         answer = answer[1:-1].strip()
-    return answer.removesuffix(".").rstrip()
+    return _without_braces(answer).removesuffix(".").rstrip()
+
+
+def _without_entities(answer: str) -> str:
+    """Only entities that end with their semicolon: `AT&T` has none."""
+    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), _ESCAPED_AMPERSAND.sub("", answer))
+
+
+def _without_braces(answer: str) -> str:
+    """Without braces around all of it, as in `{5}` and the set `{men; women}`."""
+    for _ in range(_MOST_BRACES):
+        inner = answer[1:-1]
+        if f"{{{inner}}}" != answer:
+            break
+        if min(accumulate((brace == "{") - (brace == "}") for brace in inner), default=0) < 0:  # {a} and {b}
+            break
+        answer = inner.strip()
+    return answer
 
 
 def boxed_answer(text: str) -> str | None:
-    """The cleaned content of the last box of a text; None when there is none, or nothing is left of it."""
+    """The cleaned content of the last box of a text, as it is where cleaning would leave nothing; None without one."""
     content = boxed(text)
-    return None if content is None else clean(content) or None
+    return None if content is None else clean(content) or content.strip()
 
 
-def choice(answer: str) -> str | None:
-    """The letter that an answer to a multiple-choice question names, as a capital; None when it names none.
+def choice(answer: str, alone: bool = False) -> str | None:
+    """The letter that an answer to a multiple-choice question names, as a capital; None for none or several.
 
-    `c`, `(C)`, `C) text`, `**C**` and `The answer is C` name C; `A cell` and `A and B` name none.
+    `c`, `(C)`, `C) text`, `C text`, `**C**` and `The answer is C` name C; `A cell`, `A and B` and `A: x, B: y` name
+    none. `alone`: nor does a letter with the text of its option.
     """
     match = _CHOICE.fullmatch(clean(answer))
-    return match[1].upper() if match else None
+    if match is None or _OTHER_CHOICE.search(rest := match["rest"] or ""):
+        return None
+    return None if alone and rest.strip(" )].:") else match["letter"].upper()
 
 
 def choice_answer(text: str) -> str | None:
@@ -105,12 +145,16 @@ def choice_answer(text: str) -> str | None:
     return None if answer is None else choice(answer) or answer
 
 
+def same_choice(answer: str, reference: str) -> bool:
+    """Whether a cleaned answer names the letter of the reference, or says the same as one that is no letter."""
+    letter = choice(reference, alone=True)
+    return equivalent(answer, reference) if letter is None else choice(answer) == letter
+
+
 def equivalent(one: str, other: str, tolerance: Fraction = Fraction(0)) -> bool:
     """Whether two cleaned answers say the same, in any order of their parts. Reflexive and symmetric; never raises.
 
-    Numbers are decimals, with thousands separators or without, `3/4`, `1 3/4`, `1.5e3` and `1.5 x 10^3`, exponents
-    up to 300. They are the same when they are equal, or differ by less than `tolerance` while neither is written as a
-    fraction. Units must agree if both have one. Texts are compared without regard to case and spaces.
+    Numbers are as `raymdm.data.numbers` reads and compares them. Texts are compared without regard to case and spaces.
     """
     ones, others = _parts(one), _parts(other)
     if len(ones) != len(others):
@@ -120,22 +164,18 @@ def equivalent(one: str, other: str, tolerance: Fraction = Fraction(0)) -> bool:
 
 
 def _parts(answer: str) -> list[str]:
-    parts = [clean(part) for part in answer.split(SEPARATOR)]
+    parts = [clean(part) or part.strip() for part in _without_entities(answer).split(SEPARATOR)]
     return [part for part in parts if part] or [""]
 
 
 def _same(one: str, other: str, tolerance: Fraction) -> bool:
-    a, b = _parse(one), _parse(other)
-    if a is None or b is None:
-        return _plain(one) == _plain(other)
-    if a.unit and b.unit and a.unit != b.unit:
-        return False
-    exact = a.is_fraction or b.is_fraction
-    return a.value == b.value or (not exact and abs(a.value - b.value) < tolerance)
+    numbers = same_number(one, other, tolerance)
+    return _plain(one) == _plain(other) if numbers is None else numbers
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).strip("\"'*")
+    folded = " ".join(text.casefold().split())
+    return folded.strip("\"'`*") or folded
 
 
 def _all_matched(same: Sequence[Sequence[bool]]) -> bool:
@@ -152,28 +192,3 @@ def _all_matched(same: Sequence[Sequence[bool]]) -> bool:
         return False
 
     return all(place(row, set()) for row in range(len(same)))
-
-
-def _parse(answer: str) -> _Number | None:
-    match = _NUMBER.fullmatch(answer.strip()) if len(answer) <= _LONGEST_NUMBER else None
-    if match is None or (match["sign"] and match["sign_after"]):
-        return None
-    if match["decimal"]:
-        value = _decimal(match["decimal"], int(match["exponent"] or match["power"] or 0))
-    else:
-        value = _fraction(int(match["whole"] or 0), int(match["above"]), int(match["below"]))
-    if value is None:
-        return None
-    negative = "-" in (match["sign"], match["sign_after"])
-    unit = "".join(re.sub(r"[%$€£¥{}]", "", match["unit"] or "").casefold().split())
-    return _Number(-value if negative else value, unit, match["decimal"] is None)
-
-
-def _decimal(digits: str, exponent: int) -> Fraction | None:
-    if abs(exponent) > _LARGEST_EXPONENT:
-        return None
-    return Fraction(digits.replace(",", "").rstrip(".")) * Fraction(10) ** exponent
-
-
-def _fraction(whole: int, above: int, below: int) -> Fraction | None:
-    return whole + Fraction(above, below) if below else None

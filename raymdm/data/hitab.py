@@ -5,7 +5,7 @@ The folder `data.path`, as `microsoft/HiTab` has it in `data/` after `unzip -d d
 - `train_samples.jsonl`, `dev_samples.jsonl`, `test_samples.jsonl`: a JSON object a line. Read here: `table_id` (text),
   `question` (text), `answer` (a list of numbers and texts). Left alone: `id`, `table_source`, `sub_sentence`,
   `aggregation`, `linked_cells`, `answer_formulas`, `reference_cells_map` and the rest. Ours, and optional: `response`,
-  a text with reasoning that ends in the answer in \boxed{}.
+  a text with reasoning that ends in the answer in \boxed{}; of test samples it is not read.
 - `tables/raw/TABLE_ID.json`: an object with `title` (text), `texts` (rows of cells; a merged cell's text stands in its
   top left cell, its others are empty), `merged_regions` (`first_row`, `last_row`, `first_column`, `last_column`, from
   0, all included), `top_header_rows_num`, `left_header_columns_num`, and the trees of headers `top_root` and
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raymdm.config.schema import DataConfig
-from raymdm.data.answers import SEPARATOR, boxed_answer, equivalent
+from raymdm.data.answers import SEPARATOR, boxed_answer, equivalent, in_box
 from raymdm.data.rows import Message, Row, RowError, source_file
 from raymdm.data.splits import Source
 from raymdm.errors import UserError
@@ -67,7 +67,10 @@ def with_tables(data: DataConfig, source: Source, rows: Iterable[Row]) -> Iterat
         )
     for row in rows:
         try:
-            yield row if row.problem else row._replace(fields=row.fields | {"table": _table(file.parent, row.fields)})
+            fields = dict(row.fields)
+            if source == "test":
+                fields.pop("response", None)  # a wrong one would leave the sample out of the test
+            yield row if row.problem else row._replace(fields=fields | {"table": _table(file.parent, fields)})
         except RowError as error:
             yield row._replace(problem=str(error))
 
@@ -98,7 +101,12 @@ def read_sample(fields: dict[str, Any]) -> tuple[list[Message], str, str]:
     if not isinstance(question, str) or not question.strip():
         raise RowError("column 'question' must be a text")
     answer = _answer(fields.get("answer"))
-    response = fields.get("response", rf"\boxed{{{answer}}}")
+    response = _checked(fields["response"], answer) if "response" in fields else in_box(answer)
+    prompt = f"{to_html(fields['table'])}\n\nQuestion: {question.strip()}\n\n{INSTRUCTION}"
+    return [{"role": "user", "content": prompt}], response, answer
+
+
+def _checked(response: Any, answer: str) -> str:
     if not isinstance(response, str):
         raise RowError(f"column 'response' must be text, not {type(response).__name__}. Fill it, or remove the column")
     said = boxed_answer(response)
@@ -106,8 +114,7 @@ def read_sample(fields: dict[str, Any]) -> tuple[list[Message], str, str]:
         raise RowError(r"the response has no answer in \boxed{}")
     if not equivalent(said, answer, TOLERANCE):
         raise RowError(f"the response answers {said!r}, the sample {answer!r}")
-    prompt = f"{to_html(fields['table'])}\n\nQuestion: {question.strip()}\n\n{INSTRUCTION}"
-    return [{"role": "user", "content": prompt}], response, answer
+    return response
 
 
 def _answer(values: Any) -> str:

@@ -21,18 +21,20 @@ from transformers import PreTrainedTokenizerFast
 from raymdm.config.schema import DataConfig, ModelConfig
 from raymdm.data.encode import tokenised_rows
 from raymdm.data.generated import GENERATED_TASKS, generator_version
-from raymdm.data.rows import source_file
+from raymdm.data.rows import check_part, source_file
 from raymdm.data.splits import Source
 from raymdm.data.tasks import Example, Examples, delimiters, example_texts, read_examples, source_rows, syntax_pattern
 from raymdm.data.tokenizer import EOS, check_learnt, load_tokenizer
 from raymdm.errors import UserError
 from raymdm.keys import generator
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised whenever the same rows would be prepared differently."""
 
 _BATCH = 1000
-_ROWS_CHECKED = 8
+ROWS_CHECKED = 8
+"""Rows of each split that `check_source` reads."""
+
 _SOURCES: tuple[Source, ...] = ("train", "test")
 _SCHEMA = pyarrow.schema(
     {
@@ -79,13 +81,16 @@ def prepare(data: DataConfig, model: ModelConfig, cache: Path) -> Path:
         "test": _tokenise(test.examples, "test", data, model, tokenizer),
     }
     _check_not_empty(splits, data)
+    _count_bad_rows({"train": train, "test": test}, splits)
+    _count_repeated_prompts(splits)
     meta = _meta(data, digest, {"train": train, "test": test}, splits)
     _write(folder, splits, tokenizer, meta)
     return folder
 
 
 def check_source(data: DataConfig, model: ModelConfig) -> None:
-    """Fast check before anything long starts: the tokenizer loads and the first rows of both splits can be used.
+    """Fast check before anything long starts: the tokenizer loads, the first rows of both splits can be used, and local
+    files have the rows that are asked for.
 
     Raises the UserError that `prepare` would raise for them.
     """
@@ -95,7 +100,9 @@ def check_source(data: DataConfig, model: ModelConfig) -> None:
     # Rows of both sources come from one generator, and training rows only after all test rows.
     sources: tuple[Source, ...] = ("test",) if data.task in GENERATED_TASKS else _SOURCES
     for source in sources:
-        examples = read_examples(data, source, eos, limit=_ROWS_CHECKED).examples
+        if data.path is not None:
+            check_part(data, source)
+        examples = read_examples(data, source, eos, limit=ROWS_CHECKED).examples
         if tokenizer is not None:
             _tokenise(examples, source, data, model, tokenizer)
 
@@ -169,21 +176,23 @@ def _tokenise(
     model: ModelConfig,
     tokenizer: PreTrainedTokenizerFast,
 ) -> Prepared:
+    """The rows that are short enough: of the test split those whose prompt is, so that the length of the reference
+    response, which no model sees, decides nothing."""
     rows: list[dict[str, Any]] = []
     longest = lost = 0
     for start in range(0, len(examples), _BATCH):
         for row in tokenised_rows(examples[start : start + _BATCH], source, data, model, tokenizer):
             longest = max(longest, len(row["input_ids"]))
             lost += row.pop("syntax_lost")
-            if len(row["input_ids"]) <= data.max_length:
+            if (row["prompt_length"] if source == "test" else len(row["input_ids"])) <= data.max_length:
                 rows.append(row)
     too_long = len(examples) - len(rows)
     if too_long:
         _log.warning(
-            "%d of %d %s rows are longer than data.max_length (%d tokens) and are left out",
+            "%d of %d %s are longer than data.max_length (%d tokens) and are left out",
             too_long,
             len(examples),
-            source,
+            "test prompts" if source == "test" else f"{source} rows",
             data.max_length,
         )
     if lost:
@@ -212,8 +221,37 @@ def _check_not_empty(splits: dict[str, Prepared], data: DataConfig) -> None:
     for name, split in splits.items():
         if not split.counts["kept"]:
             raise UserError(
-                f"data.max_length: no {name} row has {data.max_length} tokens or fewer (the longest has "
-                f"{split.counts['longest']}). Raise data.max_length"
+                f"data.max_length: no {name} {'prompt' if name == 'test' else 'row'} has {data.max_length} tokens or "
+                f"fewer (the longest row has {split.counts['longest']}). Raise data.max_length"
+            )
+
+
+def _count_bad_rows(sources: dict[str, Examples], splits: dict[str, Prepared]) -> None:
+    for name, source in sources.items():
+        splits[name].counts["bad_rows"] = source.bad_rows
+        if source.bad_rows:
+            _log.warning(
+                "%d of %d %s rows can't be used and are left out (data.on_bad_row: skip). The first: %s",
+                source.bad_rows,
+                source.rows_read,
+                name,
+                source.first_bad,
+            )
+
+
+def _count_repeated_prompts(splits: dict[str, Prepared]) -> None:
+    """How many test prompts are also training or validation prompts, and how many validation ones training ones."""
+    prompts = {name: split.table["prompt"].to_pylist() for name, split in splits.items()}
+    for name, earlier in (("validation", ("train",)), ("test", ("train", "validation"))):
+        seen = {prompt for other in earlier for prompt in prompts[other]}
+        repeated = splits[name].counts["repeated_prompts"] = sum(prompt in seen for prompt in prompts[name])
+        if repeated:
+            _log.warning(
+                "%d of %d %s prompts are also %s prompts: what is measured on them is not only generalisation",
+                repeated,
+                len(prompts[name]),
+                name,
+                " or ".join(earlier).replace("train", "training"),
             )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,11 +71,17 @@ def _file_in_folder(folder: Path, data: DataConfig, source: Source) -> Path | No
     """The file of a split; None when the folder has neither split, so that `datasets` may know its layout."""
     own, other = split_part(data, source), split_part(data, "test" if source == "train" else "train")
     found = _files(folder, own.name, data) if own else []
+    others = _files(folder, other.name, data) if other else []
     if len(found) > 1:
         raise UserError(f"data.path: {folder} holds both {found[0].name} and {found[1].name}. Keep one of them")
     if found:
+        if own and other and own.overlaps(other._replace(name=own.name)) and any(map(found[0].samefile, others)):
+            raise UserError(
+                f"data.train_split and data.test_split: {data.train_split!r} and {data.test_split!r} are rows of one "
+                f"file, {found[0]}, and have rows in common. Name two files, or parts that do not overlap"
+            )
         return found[0]
-    if other and _files(folder, other.name, data):
+    if others:
         name = f"{local_part(data, source).name}{'_samples' if data.task == 'hitab' else ''}"
         raise UserError(
             f"data.path: {folder} has no {name}.jsonl or {name}.parquet. Add the file, or name another one with "
@@ -119,10 +126,27 @@ def _rows_of(rows: Iterable[Row], part: Part, label: str) -> Iterator[Row]:
         if read >= part.start:
             yield row
         read += 1
-    if not part.is_whole and read < max(part.stop or 0, part.start + 1):
+    _check_within(part, read, label)
+
+
+def _check_within(part: Part, rows: int, label: str) -> None:
+    if not part.is_whole and rows < max(part.stop or 0, part.start + 1):
         raise UserError(
-            f"{label}: rows {part.start} to {part.stop or 'the end'} are asked for, but it has {read}. Ask for fewer"
+            f"{label}: rows {part.start} to {part.stop or 'the end'} are asked for, but it has {rows}. Ask for fewer"
         )
+
+
+def check_part(data: DataConfig, source: Source) -> None:
+    """Raise UserError when a local file ends before the part of it that is asked for; its rows are not read."""
+    file = source_file(data, source)
+    if file is None or (part := local_part(data, source)).is_whole:
+        return
+    if file.suffix == ".parquet":
+        count = _parquet_count(file)
+    else:
+        with file.open("rb") as lines:
+            count = sum(1 for _ in islice(filter(bytes.strip, lines), part.stop))
+    _check_within(part, count, source_label(data, source))
 
 
 def source_label(data: DataConfig, source: Source) -> str:
@@ -154,11 +178,18 @@ def _json_row(index: int, line: bytes) -> Row:
         fields = json.loads(line)
     except UnicodeDecodeError:
         return Row(index, {}, "not UTF-8 text")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError of its own
         return Row(index, {}, f"not valid JSON ({error})")
     if not isinstance(fields, dict):
         return Row(index, {}, f"a row must be a JSON object, not {type(fields).__name__}")
     return Row(index, fields)
+
+
+def _parquet_count(file: Path) -> int:
+    try:
+        return int(pyarrow.parquet.read_metadata(file).num_rows)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{file}: can't be read as parquet: {error}") from error
 
 
 def _parquet_rows(file: Path) -> Iterator[Row]:
@@ -198,10 +229,16 @@ def conversation(fields: dict[str, Any], layout: str) -> tuple[list[Message], st
         layout = _detect(fields)
     if layout == "messages":
         messages, response = _from_messages(fields)
-    else:
-        prompt_column, response_column = _PAIRS[layout]
-        messages = [{"role": "user", "content": _text(fields, prompt_column)}]
-        response = _text(fields, response_column)
+        return _not_empty(messages, response)
+    return prompt_and_response(fields, *_PAIRS[layout])
+
+
+def prompt_and_response(fields: dict[str, Any], prompt: str, response: str) -> tuple[list[Message], str]:
+    """The prompt as a message, and the response, of a row that has each in a column. Raises RowError."""
+    return _not_empty([{"role": "user", "content": _text(fields, prompt)}], _text(fields, response))
+
+
+def _not_empty(messages: list[Message], response: str) -> tuple[list[Message], str]:
     if not any(message["content"].strip() for message in messages):
         raise RowError("the prompt is empty")
     if not response.strip():

@@ -8,7 +8,7 @@ from raymdm.errors import UserError
 
 Source = Literal["train", "test"]
 
-_PART = re.compile(r"(?P<name>[^\[\]]*)(?:\[(?P<start>[0-9]*):(?P<stop>[0-9]*)\])?")
+_PART = re.compile(r"(?P<name>[^\[\]]*)(?:\[(?P<start>[0-9]{0,18}):(?P<stop>[0-9]{0,18})\])?")
 
 
 class Part(NamedTuple):
@@ -65,10 +65,27 @@ def local_part(data: DataConfig, source: Source) -> Part:
 
 
 def check_splits(data: DataConfig) -> None:
-    """Raise UserError when training and test rows are of one split and have rows in common."""
+    """Raise UserError when training and test rows are of one split and have rows in common.
+
+    Of what only `datasets` can read, such as percentages and sums, no two parts may be of one split.
+    """
     train, test = split_part(data, "train"), split_part(data, "test")
+    names = _whole_names(data.train_split), _whole_names(data.test_split)
+    shared = names[0] & names[1] or "all" in names[0] | names[1]  # `all` is the sum of all splits
+    plain = train is not None and test is not None and "all" not in names[0] | names[1]
+    if shared and not (plain and len(names[0]) == len(names[1]) == 1):
+        raise UserError(
+            f"data.train_split and data.test_split: {data.train_split!r} and {data.test_split!r} are of one split and "
+            "may have rows in common, so the test could be of rows that were trained on. Choose different splits, or "
+            "parts that do not overlap, in whole numbers of rows: NAME[:STOP], NAME[START:] or NAME[START:STOP]"
+        )
     if train is not None and test is not None and train.overlaps(test):
         raise UserError(
             f"data.train_split and data.test_split: {data.train_split!r} and {data.test_split!r} have rows in common, "
             "so the test would be of rows that were trained on. Choose parts that do not overlap"
         )
+
+
+def _whole_names(text: str) -> set[str]:
+    """The splits that a notation takes rows of: `train[:10%]+test` takes them of train and test."""
+    return {piece.partition("[")[0].strip() for piece in text.split("+")}

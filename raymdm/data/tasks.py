@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from raymdm.config.schema import DataConfig
 from raymdm.data import hitab, open_science
-from raymdm.data.answers import boxed_answer, choice_answer, equivalent
+from raymdm.data.answers import boxed_answer, equivalent, same_choice
 from raymdm.data.generated import generated_rows
 from raymdm.data.marks import SYNTAX
 from raymdm.data.rows import Message, Row, RowError, conversation, read_rows, row_place, source_label
@@ -68,6 +68,8 @@ class Examples(NamedTuple):
     examples: list[Example]
     rows_read: int
     bad_rows: int
+    first_bad: str | None = None
+    """Place and reason of the first bad row that was skipped."""
 
 
 def parse_number(text: str) -> Decimal | None:
@@ -124,9 +126,9 @@ TASKS: dict[str, Task] = {
         delimiters=(_BOX,),
     ),
     "open_science": Task(
-        choice_answer,
+        boxed_answer,
         open_science.read_row,
-        equivalent,
+        same_choice,
         separator="\n\n",
         missing="the row has no 'expected_answer', and its response no answer in \\boxed{}",
         delimiters=(_BOX,),
@@ -205,20 +207,24 @@ def read_examples(data: DataConfig, source: Source, eos: str, limit: int | None 
     """
     examples: list[Example] = []
     rows_read = bad_rows = 0
+    first_bad = None
     for row in source_rows(data, source):
         rows_read += 1
         try:
             examples.append(make_example(data, row, eos))
         except RowError as error:
+            problem = f"{row_place(data, source, row.example_id)}: {error}"
             if data.on_bad_row == "fail":
-                place = row_place(data, source, row.example_id)
-                raise UserError(f"{place}: {error}. Mend the row, or set data.on_bad_row: skip") from error
+                raise UserError(f"{problem}. Mend the row, or set data.on_bad_row: skip") from error
+            first_bad = first_bad or problem
             bad_rows += 1
         if len(examples) == limit:
             break
     if not examples:
-        raise UserError(f"{source_label(data, source)}: none of the {rows_read} rows can be used")
-    return Examples(examples, rows_read, bad_rows)
+        raise UserError(
+            f"{source_label(data, source)}: none of the {rows_read} rows can be used. The first: {first_bad}"
+        )
+    return Examples(examples, rows_read, bad_rows, first_bad)
 
 
 def example_texts(examples: Iterable[Example]) -> Iterator[str]:

@@ -87,16 +87,22 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
     path = model.tokenizer.path or model.path
     assert path is not None, "the recipe's schema asks for a path"
     field = "model.tokenizer.path" if model.tokenizer.path else "model.path"
+    if "://" not in path and (Path(path).is_absolute() or path.startswith(".")) and not Path(path).is_dir():
+        raise UserError(f"{field} {path!r}: no such folder. Give one with tokenizer.json, or the name of one on a hub")
     try:
         path = str(fetched(path)) if "://" in path else path
         tokenizer = _read(path, field, model.trust_remote_code)
         config = {} if model.tokenizer.path else _config(path)
         named = config.get("mask_token_id")
         named = _MASK_IDS.get(config.get("model_type")) if named is None else named
-    except UserError:  # of an address, which may hold credentials
+    except (UserError, MemoryError):  # of an address, which may hold credentials
         raise
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{field}: no tokenizer could be loaded from {path!r}: {error}") from error
+    except Exception as error:  # of many types, for what transformers and tokenizers stumble over in a broken file
+        said = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+        absent = "" if Path(path).is_dir() else "there is no such folder here, and from the hub "
+        raise UserError(f"{field}: {absent}no tokenizer could be loaded from {path!r}: {said}") from error
+    if named is not None and type(named) is not int:
+        raise UserError(f"{path!r}: mask_token_id is {named!r} in config.json, expected a token's id. Correct it")
     if not tokenizer.is_fast:
         raise UserError(f"{field}: the tokenizer of {path!r} has no fast version (tokenizer.json). Convert it first")
     if tokenizer.eos_token_id is None:
@@ -105,6 +111,12 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
             "Set eos_token in its tokenizer_config.json, or use another tokenizer"
         )
     mask = _mask(tokenizer, model.tokenizer.mask_token, named, path)
+    for name in ("eos_token", "pad_token"):
+        if mask == getattr(tokenizer, name):
+            raise UserError(
+                f"{field}: the tokenizer of {path!r} would mask with {mask!r}, which is its {name}: what is masked "
+                "could not be told from it. Set model.tokenizer.mask_token to the text of another special token"
+            )
     if mask != tokenizer.mask_token:
         tokenizer.add_special_tokens({"mask_token": mask})
     if tokenizer.pad_token_id is None:
@@ -114,6 +126,8 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
 
 def _read(path: str, field: str, trust_remote_code: bool) -> Any:
     settings = get_tokenizer_config(path)
+    if not isinstance(settings, dict):
+        raise ValueError("tokenizer_config.json does not hold an object {...}")
     if settings.get("tokenizer_class") == "DreamTokenizer":  # Qwen2's under another name
         return Qwen2Tokenizer.from_pretrained(path)
     known = trust_remote_code or _config(path).get("model_type") in (None, *CONFIG_MAPPING)
@@ -140,6 +154,11 @@ def _mask(tokenizer: PreTrainedTokenizerFast, chosen: str | None, named: int | N
                 f"model.tokenizer.mask_token: the tokenizer of {path!r} has no token {chosen!r}. "
                 + (f"Near ones: {', '.join(near)}" if near else "Leave it out for the model's own, or a new [MASK]")
             )
+        if chosen not in tokenizer.get_added_vocab():
+            raise UserError(
+                f"model.tokenizer.mask_token: {chosen!r} is an ordinary token of the tokenizer of {path!r}, which "
+                "texts hold too. Choose an added or special token, or leave it out for the model's own, or a new [MASK]"
+            )
         return chosen
     if own is not None and named not in (None, own):
         raise UserError(
@@ -163,7 +182,10 @@ def _config(path: str) -> dict[str, Any]:
     """A model's config.json; nothing for a folder with a tokenizer alone."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         return {}
-    return cast(dict[str, Any], PreTrainedConfig.get_config_dict(path)[0])
+    fields = PreTrainedConfig.get_config_dict(path)[0]
+    if not isinstance(fields, dict):
+        raise ValueError("config.json does not hold an object {...}")
+    return fields
 
 
 def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

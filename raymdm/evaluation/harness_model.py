@@ -8,14 +8,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from tqdm import tqdm
 
 from raymdm.config.schema import EvaluateConfig, ModelConfig
@@ -68,7 +68,7 @@ class Arguments(BaseModel):
     block_length: PositiveInt = 32
     confidence_threshold: float | None = None
     prefix_cache: bool = False
-    max_length: PositiveInt | None = None
+    max_length: Annotated[int, Field(ge=2)] | None = None
     """Longest context and continuation (tokens); null: the model's longest."""
     batch_size: PositiveInt = 1
     """Model rows a forward pass."""
@@ -148,12 +148,17 @@ class HarnessModel(TemplateLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts at temperature 0, each up to the first of the strings that end it."""
-        asked = [(context, *_ending(kwargs)) for context, kwargs in (request.args for request in requests)]
+        asked = [
+            (self._not_empty(self.tok_encode(context)), *_ending(kwargs))
+            for context, kwargs in (request.args for request in requests)
+        ]
+        for context, _, limit in asked:
+            self._check_length(len(context) + self._new_tokens(limit))
         found = []
         bar = tqdm(total=len(asked), disable=disable_tqdm, desc="Generations")
         for limit, same in groupby(asked, key=lambda one: one[2]):
             for part in _parts(list(same), self.batch_size):
-                generated = self._generate([self.tok_encode(context) for context, *_ in part], limit)
+                generated = self._generate([context for context, *_ in part], limit)
                 for (_, until, _), ids in zip(part, generated, strict=True):
                     text, _ = decode(self.tokenizer, ids[:limit], self._stops)
                     found.append(min((text.split(end)[0] for end in until), key=len, default=text))
@@ -165,21 +170,32 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[Request], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        found = []
+        requests = [(asked, self._not_empty(context), continuation) for asked, context, continuation in requests]
+        for _, context, continuation in requests:
+            self._check_length(len(context) + len(continuation))
+        found: list[tuple[float, bool]] = []
         bar = tqdm(total=len(requests), disable=disable_tqdm, desc="Likelihoods of continuations")
         for part in _parts(requests, self.batch_size):
-            greedy = self._are_greedy(part) if self._settings.check_greedy else [False] * len(part)
-            found += list(zip(self._log_likelihoods(part).tolist(), greedy, strict=True))
+            answers = self._answers([request for request in part if request[2]])
+            found += [next(answers) if continuation else (0.0, True) for _, _, continuation in part]
             for (asked, *_), answer in zip(part, found[-len(part) :], strict=True):
                 self.cache_hook.add_partial("loglikelihood", asked, answer)
             bar.update(len(part))
         bar.close()
         return found
 
+    def _not_empty(self, context: list[int]) -> list[int]:
+        return context or [self.prefix_token_id]
+
+    def _answers(self, requests: Sequence[Request]) -> Iterator[tuple[float, bool]]:
+        """Log-likelihoods (nats) of continuations that are not empty, and whether they are greedy."""
+        if not requests:
+            return iter(())
+        greedy = self._are_greedy(requests) if self._settings.check_greedy else [False] * len(requests)
+        return zip(self._log_likelihoods(requests).tolist(), greedy, strict=True)
+
     def _log_likelihoods(self, requests: Sequence[Request]) -> np.ndarray:
         """Of the continuations given their contexts, (N,) nats: the bound of an MDM."""
-        for _, context, continuation in requests:
-            self._check_length(len(context) + len(continuation))
         sequences, lengths = _joined(requests)
         settings, pad_id = self._settings, cast(int, self.tokenizer.pad_token_id)
         if settings.family == "arm":
@@ -213,10 +229,8 @@ class HarnessModel(TemplateLM):
 
     def _generate(self, prompts: list[list[int]], limit: int | None) -> torch.Tensor:
         """Token ids (B, *) that follow the prompts."""
-        sampler, arm = self._settings.sampler, self._settings.family == "arm"
-        tokens = limit if arm and limit else sampler.generation_length
-        self._check_length(max(map(len, prompts)) + tokens)
-        if not arm:
+        sampler, tokens = self._settings.sampler, self._new_tokens(limit)
+        if self._settings.family == "mdm":
             return self._unmask(
                 prompts,
                 generation_length=tokens,
@@ -235,6 +249,10 @@ class HarnessModel(TemplateLM):
                 pad_id=cast(int, self.tokenizer.pad_token_id),
                 max_new_tokens=tokens,
             )
+
+    def _new_tokens(self, limit: int | None) -> int:
+        """Tokens of a generation; an MDM's length is fixed."""
+        return limit if self._settings.family == "arm" and limit else self._settings.generation_length
 
     def _unmask(self, prompts: list[list[int]], **sampler: Any) -> torch.Tensor:
         with precision(self._device):
@@ -313,8 +331,9 @@ def _ending(kwargs: dict[str, Any]) -> tuple[list[str], int | None]:
             "generation_length, steps, block_length, confidence_threshold, prefix_cache"
         )
     until = kwargs.get("until") or []
+    endings = [until] if isinstance(until, str) else [end for end in until if end]  # the empty one ends nothing
     limit = next((int(kwargs[name]) for name in _LIMITS if kwargs.get(name) is not None), None)
-    return [until] if isinstance(until, str) else list(until), limit
+    return endings, limit
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -86,7 +86,9 @@ def summary(table: Mapping[str, Any]) -> Summary:
     residuals = nll - mean * tokens  # of a ratio: the lengths are random too
     variance = count / (count - 1) * (residuals**2).sum() if count > 1 else math.nan
     monte_carlo = math.sqrt((errors**2).sum()) / tokens.sum()
-    return Summary(float(mean), math.sqrt(variance) / tokens.sum(), monte_carlo, math.exp(mean))
+    with np.errstate(over="ignore"):  # infinite above 709 nats
+        perplexity = float(np.exp(mean))
+    return Summary(float(mean), math.sqrt(variance) / tokens.sum(), monte_carlo, perplexity)
 
 
 def exact_nll(

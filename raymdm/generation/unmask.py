@@ -222,6 +222,8 @@ class _Reader:
         self._cached = rows
         hidden = self._forward(tokens, rows, offset)
         self._cache.crop(first - tokens.shape[1])
+        if not first:
+            self._cache = None  # it holds nothing, of rows that may leave
         return offset, hidden
 
     def _forward(self, tokens: Tensor, rows: Tensor, offset: int) -> Tensor:

@@ -7,7 +7,6 @@ import, so it is imported inside the functions that need it.
 
 import copy
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,21 +18,30 @@ from torch import Tensor, nn
 
 from raymdm.config.inputs import AdapterConfig
 from raymdm.errors import UserError
+from raymdm.models.files import read_bytes, read_json, understood
 from raymdm.models.quantised import dense_weight, dequantise, import_bitsandbytes, is_quantised, plain_linear, quantise
-from raymdm.storage import refused
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_USED = {
+    "peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora",
+    "trainable_token_indices", "inference_mode", "init_lora_weights",
+}  # fmt: skip
+"""Fields of peft's that are carried out here, when updates are loaded and when they are merged."""
+_WITHOUT_EFFECT = {"auto_mapping", "peft_version", "megatron_core", "qalora_group_size", "runtime_config"}
+_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "pissa", "olora")
+"""Values of `init_lora_weights` from which the frozen weights can be told again."""
 _NAME = "default"
 """peft's name for the only adapter of a model."""
 _SIZES = ("num_embeddings", "in_features", "out_features")
 """What peft's wrapper of embeddings does not hand on."""
 
 
-def attach(model: "PreTrainedModel", config: AdapterConfig, new_tokens: Sequence[int] = ()) -> None:
+def attach(model: "PreTrainedModel", config: AdapterConfig, base: str, new_tokens: Sequence[int] = ()) -> None:
     """Freeze the model and add trainable float32 updates to its linear layers, which at first change nothing.
 
     A is drawn from torch's generator of the CPU, B is 0. With `qlora` the frozen linear layers are put into 4 bits
@@ -42,6 +50,7 @@ def attach(model: "PreTrainedModel", config: AdapterConfig, new_tokens: Sequence
     Args:
         model: with embeddings for all tokens.
         config: rank, scale, dropout and layers.
+        base: name, folder or address of the model, by which others find it again; a relative folder is made absolute.
         new_tokens: ids that the model was not trained with, such as an added [MASK]: their embeddings are trained too,
             as the rest of the model knows nothing of them.
 
@@ -60,7 +69,7 @@ def attach(model: "PreTrainedModel", config: AdapterConfig, new_tokens: Sequence
         lora_dropout=config.dropout,
         target_modules=targets,
         trainable_token_indices=sorted(new_tokens) or None,
-        base_model_name_or_path=model.name_or_path,
+        base_model_name_or_path=str(Path(base).absolute()) if Path(base).is_dir() else base,
         task_type="CAUSAL_LM",
     )
     _inject(model, lora)
@@ -102,6 +111,36 @@ def save(model: "PreTrainedModel", folder: Path, weights: dict[str, Tensor] | No
     safetensors.torch.save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
+def check(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter folder, before its model is read.
+
+    Raises UserError for those that are wrong, or that mean more than low-rank updates and rows of new tokens, and
+    StorageError.
+    """
+    _before_peft()
+    from peft import LoraConfig
+
+    fields = read_json(folder / _CONFIG, _place(folder))
+    if fields.get("peft_type") != "LORA":
+        raise UserError(f"{_place(folder)}: {_CONFIG} does not describe a LoRA adapter, the only kind supported")
+    neutral = LoraConfig().to_dict()
+    more = [
+        f"{name}: {value!r}"
+        for name, value in fields.items()
+        if name not in _USED | _WITHOUT_EFFECT and value and value != neutral.get(name)
+    ]
+    if (start := fields.get("init_lora_weights")) not in _STARTS:
+        more.append(f"init_lora_weights: {start!r}")
+    if more:
+        raise UserError(
+            f"{_place(folder)}: {_CONFIG} asks for {', '.join(more)}, which is not supported. Merge the adapter with "
+            "its base model by peft's merge_and_unload, and use the merged model"
+        )
+    if type(fields.get("r")) is not int or fields["r"] < 1:
+        raise UserError(f"{_place(folder)}: r in {_CONFIG} is {fields.get('r')!r}, expected a whole number above 0")
+    return fields
+
+
 def load(model: "PreTrainedModel", folder: Path) -> None:
     """Give a base model the trainable updates that `save` wrote; with `qlora` its layers are put into 4 bits before.
 
@@ -115,12 +154,14 @@ def load(model: "PreTrainedModel", folder: Path) -> None:
     """
     _before_peft()
     lora, quantised, state = _read(folder)
+    _check_tokens(lora, cast(nn.Embedding, model.get_input_embeddings()).num_embeddings, folder)
     if quantised and not is_quantised(model.config):
         quantise(model)
-    try:
-        _inject(model, lora)
-    except ValueError as error:
-        raise UserError(f"weights {str(folder)!r}: these updates are not of {type(model).__name__}: {error}") from error
+    with understood(_place(folder), f"{_CONFIG} with a {type(model).__name__}"):
+        try:
+            _inject(model, lora)
+        except ValueError as error:
+            raise UserError(f"{_place(folder)}: these updates are not of {type(model).__name__}: {error}") from error
     expected = {_file_key(name): parameter for name, parameter in trainable(model).items()}
     wrong = sorted(
         {*expected.keys() ^ state.keys()}
@@ -137,8 +178,19 @@ def load(model: "PreTrainedModel", folder: Path) -> None:
 
 
 def base_model(folder: Path) -> str:
-    """Name or folder of the model that an adapter folder's updates are of. Raises UserError and StorageError."""
-    return cast(str, _json(folder, _CONFIG).get("base_model_name_or_path") or "")
+    """Name, folder or address of the model that an adapter folder's updates are of; "" if it does not say.
+
+    Raises UserError and StorageError.
+    """
+    base = read_json(folder / _CONFIG, _place(folder)).get("base_model_name_or_path") or ""
+    if not isinstance(base, str):
+        raise UserError(f"{_place(folder)}: base_model_name_or_path in {_CONFIG} is {base!r}, expected a text")
+    return base
+
+
+def trained_config(folder: Path) -> dict[str, Any]:
+    """The config.json of the model whose updates lie in a folder; nothing where another program wrote none."""
+    return read_json(folder / "config.json", _place(folder)) if (folder / "config.json").exists() else {}
 
 
 def merge(model: "PreTrainedModel") -> None:
@@ -223,32 +275,29 @@ def _file_key(name: str) -> str:
 
 def _read(folder: Path) -> tuple["LoraConfig", bool, dict[str, Tensor]]:
     """The adapter's settings, whether its base was in 4 bits, and its tensors."""
-    from peft import LoraConfig, PeftConfig
+    from peft import LoraConfig
 
-    if _json(folder, _CONFIG).get("peft_type") != "LORA":
-        raise UserError(f"weights {str(folder)!r}: {_CONFIG} does not describe a LoRA adapter, the only kind supported")
-    lora = cast(LoraConfig, PeftConfig.from_pretrained(str(folder)))
-    base = _json(folder, "config.json") if (folder / "config.json").exists() else {}
+    fields = check(folder)
+    with understood(_place(folder), _CONFIG):
+        lora = LoraConfig(**{name: fields[name] for name in fields.keys() & _USED})
     try:
-        state = safetensors.torch.load(_bytes(folder, _WEIGHTS))
+        state = safetensors.torch.load(read_bytes(folder / _WEIGHTS, _place(folder)))
     except SafetensorError as error:
-        raise UserError(f"weights {str(folder)!r}: {_WEIGHTS} is broken: {error}") from error
-    return lora, base.get("base_quantization") == "nf4", state
+        raise UserError(f"{_place(folder)}: {_WEIGHTS} is broken: {error}") from error
+    return lora, trained_config(folder).get("base_quantization") == "nf4", state
 
 
-def _json(folder: Path, name: str) -> dict[str, Any]:
-    content = _bytes(folder, name)
-    try:
-        return cast(dict[str, Any], json.loads(content))
-    except ValueError as error:
-        raise UserError(f"weights {str(folder)!r}: {name} is broken: {error}") from error
-
-
-def _bytes(folder: Path, name: str) -> bytes:
-    try:
-        with refused.told("read", str(folder / name)):
-            return (folder / name).read_bytes()
-    except FileNotFoundError:
+def _check_tokens(lora: "LoraConfig", rows: int, folder: Path) -> None:
+    """Raise UserError for rows of tokens that the model does not have."""
+    indices = lora.trainable_token_indices or []
+    groups = list(indices.values()) if isinstance(indices, dict) else [indices]
+    beyond = [token for group in groups for token in group if type(token) is not int or not 0 <= token < rows]
+    if beyond:
         raise UserError(
-            f"weights {str(folder)!r}: {name} is missing. Give a folder that `raymdm train` wrote"
-        ) from None
+            f"{_place(folder)}: token {beyond[0]!r} was trained (trainable_token_indices in {_CONFIG}), but the model "
+            f"has {rows} tokens. Use the prepared data, or tokenizer, of the run that trained it"
+        )
+
+
+def _place(folder: Path) -> str:
+    return f"weights {str(folder)!r}"

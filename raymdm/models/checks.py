@@ -73,6 +73,7 @@ def check_mask(config: "PreTrainedConfig", mask: int, chosen: str | None) -> Non
 
 def assert_bidirectional(model: "PreTrainedModel") -> None:
     """Raise UserError unless the first position sees the last token and none sees padding, padded or not."""
+    _refuse_not_finite(model)
     for name, mask in _paddings(model):
         if not _influence_of_last_token(model, mask) > _SEEN:
             raise UserError(
@@ -85,6 +86,7 @@ def assert_bidirectional(model: "PreTrainedModel") -> None:
 
 def assert_causal(model: "PreTrainedModel") -> None:
     """Raise UserError if a position sees a later token or padding, padded or not."""
+    _refuse_not_finite(model)
     for name, mask in _paddings(model):
         if _influence_of_last_token(model, mask) > _NOISE:
             raise UserError(
@@ -130,6 +132,15 @@ def _influence_of_last_token(model: "PreTrainedModel", mask: torch.Tensor) -> fl
     changed[:, last] = _other(model, ids)[:, last]
     before, after = _logits(model, ids, mask)[0, 0], _logits(model, changed, mask)[0, 0]
     return float((after - before).abs().max() / before.abs().max())
+
+
+def _refuse_not_finite(model: "PreTrainedModel") -> None:
+    """NaN answers no question: it would look like attention that sees nothing, or everything."""
+    if not _logits(model, _tokens(model), _paddings(model)[0][1]).isfinite().all():
+        raise UserError(
+            f"model.path: {type(model).__name__} computes logits that are not finite: its weights hold such numbers, "
+            f"or model.dtype {str(model.dtype).removeprefix('torch.')} cannot hold them. Use another copy or dtype"
+        )
 
 
 def _refuse_visible_padding(model: "PreTrainedModel", name: str, mask: torch.Tensor) -> None:

@@ -6,10 +6,12 @@ transformers leave the mask out.
 """
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raymdm.errors import UserError
 from raymdm.models import llada
+from raymdm.models.files import as_object, read_json, understood
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -33,19 +35,19 @@ def inspected(path: str, place: str, trust_remote_code: bool) -> Checkpoint:
     `place` names the checkpoint in messages. Raises OSError without a config.json, UserError for an architecture that
     is not supported, and for one that only code in the repository describes unless `trust_remote_code`.
     """
-    from transformers import PreTrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    fields: dict[str, Any] = PreTrainedConfig.get_config_dict(path)[0]
+    fields = _fields(path, place)
     kind = fields.get("model_type")
-    if kind == "llada":
-        config = llada.llama_config(fields, place)
-        names = llada.llama_names(config.num_hidden_layers, config.tie_word_embeddings)
-        return Checkpoint(config, {re.escape(old): new for old, new in names.items()})
-    if kind == "illada":
-        return Checkpoint(_illada(fields, place))
-    if kind == "Dream":
-        return Checkpoint(_dream(fields, place))
+    with understood(place, "config.json"):
+        if kind == "llada":
+            config = llada.llama_config(fields, place)
+            names = llada.llama_names(config.num_hidden_layers, config.tie_word_embeddings)
+            return Checkpoint(config, {re.escape(old): new for old, new in names.items()})
+        if kind == "illada":
+            return Checkpoint(_illada(fields, place))
+        if kind == "Dream":
+            return Checkpoint(_dream(fields, place))
     if kind is None or kind in CONFIG_MAPPING or (trust_remote_code and fields.get("auto_map")):
         return Checkpoint()
     raise UserError(
@@ -57,6 +59,30 @@ def inspected(path: str, place: str, trust_remote_code: bool) -> Checkpoint:
             else ""
         )
     )
+
+
+def _fields(path: str, place: str) -> dict[str, Any]:
+    """config.json, with what every architecture's must be."""
+    from transformers import PreTrainedConfig
+
+    file = Path(path) / "config.json"
+    if file.is_file():
+        fields = read_json(file, place)
+    else:  # of a hub, or what transformers itself can tell
+        with understood(place, "config.json"):
+            fields = as_object(PreTrainedConfig.get_config_dict(path)[0], place, "config.json")
+    wrong = []
+    if not isinstance(fields.get("model_type"), str | None):
+        wrong.append(f"model_type: {fields['model_type']!r} (expected a text)")
+    built = fields.get("architectures")
+    if built is not None and not (isinstance(built, list) and all(isinstance(name, str) for name in built)):
+        wrong.append(f"architectures: {built!r} (expected a list of names)")
+    mask = fields.get("mask_token_id")
+    if mask is not None and (type(mask) is not int or mask < 0):
+        wrong.append(f"mask_token_id: {mask!r} (expected a token's id)")
+    if wrong:
+        raise UserError(f"{place}: config.json is wrong: {'; '.join(wrong)}. Use the one that the checkpoint came with")
+    return fields
 
 
 def _illada(fields: dict[str, Any], place: str) -> "PreTrainedConfig":

@@ -52,6 +52,10 @@ _IMPLEMENTED: dict[str, tuple[Any, ...]] = {
     "rope_full_precision": (True, None),
     "scale_logits": (False, None),
 }
+_WHOLE = ("d_model", "n_layers", "n_heads", "max_sequence_length", "n_kv_heads", "mlp_hidden_size", "mlp_ratio",
+          "embedding_size", "vocab_size")  # fmt: skip
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
+_TYPES = ("float32", "bfloat16", "float16", "float64")
 _NUMBERS = ("d_model", "n_layers", "n_heads", "max_sequence_length", "rope_theta", "rms_norm_eps", "weight_tying")
 
 # The rest of LLaDA-8B's config.json, for a Llama that never was a LLaDA checkpoint. The code is its authors'.
@@ -143,12 +147,8 @@ def llada_fields(config: "LlamaConfig", place: str) -> dict[str, Any]:
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_parameters["rope_theta"],
         "weight_tying": config.tie_word_embeddings,
-        "torch_dtype": str(config.dtype).removeprefix("torch."),
-        **{
-            name: value
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id")
-            if (value := getattr(config, name, None)) is not None
-        },
+        **({"torch_dtype": str(config.dtype).removeprefix("torch.")} if config.dtype else {}),
+        **{name: value for name in _TOKENS if (value := getattr(config, name, None)) is not None},
     }
 
 
@@ -164,6 +164,8 @@ def _check(fields: dict[str, Any], place: str) -> None:
         missing.append("vocab_size")
     if missing:
         raise UserError(f"{place}: config.json lacks {', '.join(missing)}. Use the one that the checkpoint came with")
+    if wrong := _wrong(fields):
+        raise UserError(f"{place}: config.json is wrong: {'; '.join(wrong)}. Use the one that the checkpoint came with")
     other = [
         f"{name}: {fields.get(name)!r} (expected {values[0]!r})"
         for name, values in _IMPLEMENTED.items()
@@ -171,6 +173,26 @@ def _check(fields: dict[str, Any], place: str) -> None:
     ]
     if other:
         raise UserError(f"{place}: config.json describes a LLaDA that is not supported: {'; '.join(other)}")
+
+
+def _wrong(fields: dict[str, Any]) -> list[str]:
+    """Fields that are no sizes, tokens or types, with what was expected."""
+    expected = [
+        (name, type(value := fields.get(name)) is int and value > 0, "a whole number above 0") for name in _WHOLE
+    ]
+    expected += [(name, type(value := fields.get(name)) is int and value >= 0, "a token's id") for name in _TOKENS]
+    for name in ("rope_theta", "rms_norm_eps"):
+        expected.append((name, type(value := fields[name]) in (int, float) and value > 0, "a number above 0"))
+    expected.append(("weight_tying", type(fields["weight_tying"]) is bool, "true or false"))
+    expected += [(name, fields.get(name) in _TYPES, f"one of {', '.join(_TYPES)}") for name in ("dtype", "torch_dtype")]
+    wrong = [(name, what) for name, right, what in expected if not right and fields.get(name) is not None]
+    if not wrong:
+        heads = fields["n_heads"]
+        if fields["d_model"] % (2 * heads):
+            wrong.append(("n_heads", f"a number by which half of d_model {fields['d_model']} can be divided"))
+        if heads % (fields.get("n_kv_heads") or heads):
+            wrong.append(("n_kv_heads", f"a divisor of n_heads {heads}"))
+    return [f"{name}: {fields[name]!r} (expected {what})" for name, what in wrong]
 
 
 def _check_llama(config: "LlamaConfig", place: str) -> None:

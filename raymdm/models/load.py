@@ -6,6 +6,7 @@ transformers' model code takes seconds to import, so it is imported inside the f
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -63,11 +64,7 @@ def load_model(model: ModelConfig, tokenizer: Sized, family: Family, weights: Pa
     _check_adapter(model, weights)
     with _own_random_state(model.init_seed):
         loaded = _load(model, len(tokenizer), weights)
-        new = _fit(loaded, tokenizer, family)
-        if model.adapter and weights is None:
-            adapters.attach(loaded, model.adapter, new)
-        elif model.adapter:
-            adapters.load(loaded, cast(Path, weights))
+        _adapt(loaded, model, tokenizer, family, weights)
     loaded.eval()
     if model.attn_implementation in _GPU_ONLY:
         cast(nn.Module, loaded).to("cuda")
@@ -89,10 +86,10 @@ def skeleton(model: ModelConfig, tokenizer: Sized, family: Family, weights: Path
         if model.kind == "tiny" and weights is None:
             built = _tiny(model, len(tokenizer))
         else:
-            built = pretrained.empty(model, *_source(model, weights))
-        new = _fit(built, tokenizer, family)
-        if model.adapter:
-            adapters.attach(built, model.adapter, new)
+            path, field = _source(model, weights)
+            built = pretrained.empty(model, path, field)
+            _check_size(built, len(tokenizer), path, field)
+        _adapt(built, model, tokenizer, family, weights)
     built.eval()
     _become(built, model, tokenizer, family, weights)
     return built
@@ -134,6 +131,8 @@ def _check_adapter(model: ModelConfig, weights: Path | None) -> None:
         raise UserError(
             f"weights {str(weights)!r}: model.adapter is set, but they are a whole model. Remove model.adapter"
         )
+    if updates:
+        adapters.check(weights)
 
 
 def _source(model: ModelConfig, weights: Path | None) -> tuple[str, str]:
@@ -149,12 +148,37 @@ def _load(model: ModelConfig, vocabulary: int, weights: Path | None) -> "PreTrai
         return _tiny(model, vocabulary)
     path, field = _source(model, weights)
     loaded = pretrained.read(model, path, field)
+    _check_size(loaded, vocabulary, path, field)
+    return loaded
+
+
+def _check_size(loaded: "PreTrainedModel", vocabulary: int, path: str, field: str) -> None:
+    """Raise UserError if trained weights have fewer tokens than the tokenizer."""
     if field == "weights" and vocabulary_size(loaded) < vocabulary:
         raise UserError(
             f"weights {path!r}: the model has {vocabulary_size(loaded)} tokens, the tokenizer {vocabulary}. Use the "
             "prepared data that this model was trained on"
         )
-    return loaded
+
+
+def _adapt(
+    model: "PreTrainedModel", settings: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None
+) -> None:
+    """Add embeddings for tokens without, and an adapter where the recipe has one."""
+    new = _fit(model, tokenizer, family)
+    if not settings.adapter:
+        return
+    if weights is None:
+        adapters.attach(model, settings.adapter, cast(str, settings.path), new)
+        return
+    known, rows = adapters.trained_config(weights).get("vocab_size"), vocabulary_size(model)
+    if known not in (None, rows):
+        raise UserError(
+            f"weights {str(weights)!r}: they were trained with {known!r} tokens (vocab_size in config.json), but "
+            f"model.path {settings.path!r} and the tokenizer make {rows}. Use the model and the prepared data of their "
+            "run"
+        )
+    adapters.load(model, weights)
 
 
 def _fit(model: "PreTrainedModel", tokenizer: Sized, family: Family) -> list[int]:
@@ -175,16 +199,19 @@ def _become(
     loaded: "PreTrainedModel", model: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None
 ) -> None:
     """Make an `mdm` of what is loaded; its config says how, for those who use it and for who loads it again."""
+    config, trained = loaded.config, _trained(loaded, model, weights)
+    if weights is not None:
+        _check_family(family, [config, trained] if family == "arm" else [trained], weights)
     if family == "arm":
         return
-    config = loaded.config
     config.is_causal = False  # read where transformers builds masks, and handed on to most models' attention
     for module in cast(nn.Module, loaded).modules():
         # Some attention modules (StableLM's) hand nothing on: without a mask, sdpa and FlashAttention ask the module.
         if hasattr(module, "is_causal"):
             cast(Any, module).is_causal = False
-    shifted = bool(getattr(config, "right_shift_logits", False))
-    if weights is not None and not model.adapter and model.right_shift_logits not in (None, shifted):
+    known = trained or config
+    shifted = bool(getattr(known, "right_shift_logits", False))
+    if weights is not None and trained and model.right_shift_logits not in (None, shifted):
         raise UserError(
             f"model.right_shift_logits: {model.right_shift_logits}, but weights {str(weights)!r} were trained with "
             f"{shifted}. Use the recipe of their run"
@@ -192,8 +219,28 @@ def _become(
     config.right_shift_logits = shifted if model.right_shift_logits is None else model.right_shift_logits
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is not None:
-        check_mask(config, mask, model.tokenizer.mask_token)
-        config.mask_token_id = mask
+        check_mask(known, mask, model.tokenizer.mask_token)
+    elif (mask := getattr(known, "mask_token_id", None)) is None:
+        return
+    config.mask_token_id = mask
+
+
+def _trained(loaded: "PreTrainedModel", model: ModelConfig, weights: Path | None) -> Any:
+    """The configuration of `weights`, or of the model without; None for updates that come without a config.json."""
+    if weights is None or not model.adapter:
+        return loaded.config
+    return SimpleNamespace(**fields) if (fields := adapters.trained_config(weights)) else None
+
+
+def _check_family(family: Family, configs: list[Any], weights: Path) -> None:
+    """Raise UserError for trained weights of the other family."""
+    for config in filter(None, configs):
+        if (getattr(config, "is_causal", True) is False) == (family == "arm"):
+            trained, other = ("a bidirectional", "mdm") if family == "arm" else ("a causal", "arm")
+            raise UserError(
+                f"weights {str(weights)!r}: {trained} model (is_causal in config.json), which an {family} is not. Name "
+                f"a method of family {other}, or weights of an {family}"
+            )
 
 
 def _folder(address: str) -> Path:

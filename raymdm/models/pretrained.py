@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 
 from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
 from raymdm.models import adapters
-from raymdm.models.families import Checkpoint, inspected
+from raymdm.models.families import inspected
+from raymdm.models.files import in_words, read_json, weight_map
 from raymdm.storage import refused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_TYPES = ("F32", "BF16", "F16", "F64")
 
 
 def read(model: ModelConfig, path: str, field: str = "model.path") -> "PreTrainedModel":
@@ -30,6 +33,7 @@ def read(model: ModelConfig, path: str, field: str = "model.path") -> "PreTraine
     """
     with _told(path, field):
         checkpoint = inspected(path, _place(path, field), model.trust_remote_code)
+        _check_types(Path(path), _place(path, field))
         loaded, info = _auto(model).from_pretrained(
             path,
             config=checkpoint.config,
@@ -38,9 +42,10 @@ def read(model: ModelConfig, path: str, field: str = "model.path") -> "PreTraine
             dtype=getattr(torch, model.dtype),
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # which are refused by name below
             output_loading_info=True,
         )
-    _check_complete(info, checkpoint, _place(path, field))
+    _check_complete(info, loaded, _place(path, field))
     if checkpoint.names:
         loaded._weight_conversions = None  # or the names of the files would be given back when it is saved
     from transformers import GenerationConfig
@@ -96,24 +101,49 @@ def _told(path: str, field: str) -> Iterator[None]:
         )
     try:
         yield
-    except UserError:
+    except (UserError, MemoryError):
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of many types, for what they stumble over in a broken file
         if field == "weights":
             _raise_refusal(error, path)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        absent = "" if is_folder or Path(path).is_dir() else "no such folder here, and from the hub it "
         raise UserError(
-            f"{_place(path, field)}: cannot be loaded as a causal language model from safetensors: {reason}"
+            f"{_place(path, field)}: {absent}cannot be loaded as a causal language model from safetensors: "
+            f"{in_words(error)}. Give a folder or name of a model with its config.json and all its weights"
         ) from error
 
 
-def _check_complete(info: dict[str, Any], checkpoint: Checkpoint, place: str) -> None:
-    """Raise UserError for tensors that are missing, which transformers would draw at random, or that mean more."""
+def _check_types(folder: Path, place: str) -> None:
+    """Raise UserError for a folder's weights in whole numbers: transformers would take them for values as they are."""
+    if not folder.is_dir() or read_json(folder / "config.json", place).get("quantization_config"):
+        return
+    names = weight_map(folder, place)
+    for file in sorted({*names.values()} if names is not None else {"model.safetensors"}):
+        if not (folder / file).is_file():
+            continue  # which transformers tells
+        with safe_open(folder / file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                kind = tensors.get_slice(name).get_dtype()
+                if name.endswith(".weight") and kind not in _TYPES:
+                    raise UserError(
+                        f"{place}: {name} is of type {kind}, expected one of {', '.join(_TYPES)}. Use a copy of the "
+                        "model that is not quantised"
+                    )
+
+
+def _check_complete(info: dict[str, Any], loaded: "PreTrainedModel", place: str) -> None:
+    """Raise UserError for tensors that transformers would draw at random, or leave out."""
     if info["missing_keys"]:
         raise UserError(f"{place}: weights are missing: {', '.join(sorted(info['missing_keys'])[:5])}")
-    if checkpoint.config and info["unexpected_keys"]:
+    if info["mismatched_keys"]:
+        name, found, expected = min(info["mismatched_keys"])
         raise UserError(
-            f"{place}: {type(checkpoint.config).__name__} has no place for the tensors "
+            f"{place}: {len(info['mismatched_keys'])} tensors have another shape than config.json says, such as "
+            f"{name}: {tuple(found)} (expected {tuple(expected)}). Use the config.json that the weights came with"
+        )
+    if info["unexpected_keys"]:  # without those that transformers knows to be of no use
+        raise UserError(
+            f"{place}: {type(loaded.config).__name__} has no place for the tensors "
             f"{', '.join(sorted(info['unexpected_keys'])[:5])}. It is another model than its config.json says"
         )
 

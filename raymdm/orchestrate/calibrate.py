@@ -63,7 +63,7 @@ def calibrate(
 
 def source_of(recipe: Recipe, method: MethodSpec, data: Path, weights: Path | None) -> str:
     """A hash of all that a calibration's numbers depend on."""
-    files = [weights / "model.safetensors"] if weights else []
+    files = sorted(weights.glob("*.safetensors")) if weights else []
     described = {
         "calibrate": recipe.calibrate.model_dump(exclude={"num_actors", "cpus_per_actor"}),
         "model": recipe.model.model_dump(),

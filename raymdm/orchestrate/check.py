@@ -1,4 +1,4 @@
-"""Everything about a recipe that can be known without training."""
+"""What can be known of a recipe before anything long starts: of its data only the first rows are read."""
 
 import math
 import os
@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from raymdm.config.schema import ModelConfig, Recipe
-from raymdm.data.prepare import check_source
+from raymdm.data.generated import GENERATED_TASKS
+from raymdm.data.prepare import ROWS_CHECKED, check_source
 from raymdm.data.splits import check_splits
 from raymdm.data.tokenizer import check_learnt
 from raymdm.orchestrate import cluster
@@ -32,11 +33,18 @@ def check(recipe: Recipe, offline: bool = False) -> Iterator[str]:
     yield from planned(recipe, made, have)
     for model in _models(recipe):
         check_source(recipe.data, model)
-        yield f"data and tokenizer: task {recipe.data.task}, {recipe.data.path or 'generated'}, {model.tokenizer.kind}"
+        yield f"data and tokenizer: task {recipe.data.task}, {_read(recipe)}, {model.tokenizer.kind}"
     for warning in (*recipe.warnings, *made.warnings):
         yield f"warning: {warning}"
     writable(Path(recipe.output))
     yield f"output: {Path(recipe.output).absolute()}"
+
+
+def _read(recipe: Recipe) -> str:
+    """What of the data was looked at."""
+    if recipe.data.task in GENERATED_TASKS:
+        return f"the first {ROWS_CHECKED} test rows generated"
+    return f"the first {ROWS_CHECKED} rows of each split of {recipe.data.path}"
 
 
 def _models(recipe: Recipe) -> tuple[ModelConfig, ...]:

@@ -4,6 +4,7 @@ Ray's controller process imports what this module imports and what the loop's co
 of the training code, so that is imported by the workers alone, and the configuration is text.
 """
 
+import gc
 import os
 import time
 import uuid
@@ -28,6 +29,9 @@ Heard = Callable[[dict[str, Any]], None]
 ELASTIC_START_S = "10"
 """Seconds that a worker group of a range waits for its places before its size is chosen anew."""
 
+PATIENCE_S = 2 * 3600
+"""Seconds that workers wait for one of them that writes, or fetches, a checkpoint."""
+
 
 def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, checkpoints: str, heard: Heard) -> None:
     """Train one run in this process; its imports serve the next run too. Raises UserError, StorageError.
@@ -40,12 +44,14 @@ def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, 
 
     torch.set_num_threads(max(1, int(recipe.train.cpus_per_worker)))
     device = torch.device("cuda" if recipe.train.gpus_per_worker else "cpu")
+    gc.collect()  # the model of a run before that failed
     try:
         train(
             _job(recipe, method, seed, data, density),
             Worker(report=heard, checkpoints=Storage(checkpoints), device=device, preempted=notice()),
         )
     finally:
+        gc.collect()  # layers that are sharded or computed again refer to themselves
         if recipe.train.gpus_per_worker:
             torch.cuda.empty_cache()  # for the scoring that follows, and for the next run
 
@@ -132,7 +138,7 @@ def run_training(
             "density": density,
             "checkpoints": checkpoints,
         },
-        torch_config=TorchConfig(backend=_backend(recipe)),
+        torch_config=TorchConfig(backend=_backend(recipe), timeout_s=PATIENCE_S),
         scaling_config=ScalingConfig(
             num_workers=most if fewest == most else (fewest, most),
             use_gpu=settings.gpus_per_worker > 0,

@@ -24,7 +24,7 @@ from raymdm.training import health, parallel
 from raymdm.training.density import refit, refit_due, search_interval
 from raymdm.training.run import Job, Run, Worker, build
 from raymdm.training.step import forward_backward
-from raymdm.training.validation import nll_and_error, validation_sums
+from raymdm.training.validation import CHUNK, nll_and_error, validation_sums
 from raymdm.training.window import Window, step_sums, summarise
 from raymdm.training.writer import take
 
@@ -214,6 +214,7 @@ def evaluate(run: Run) -> None:
     sums = validation_sums(
         run.denoiser, run.validation, run.inputs.method, (run.inputs.mask_id, run.inputs.pad_id),
         job.recipe.train.validation_draws, job.recipe.data.seed, (worker.rank, worker.world_size), worker.device,
+        min(CHUNK, 4 * (job.recipe.train.micro_batch_size or CHUNK)),  # without a backward pass more fits
     )  # fmt: skip
     nll, error = nll_and_error(worker.sum(sums), len(run.validation))
     if not math.isfinite(nll):

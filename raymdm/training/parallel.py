@@ -54,7 +54,8 @@ def shared(denoiser: Denoiser, settings: TrainConfig, worker: "Worker") -> nn.Mo
     denoiser.to(worker.device)
     if worker.world_size == 1:
         return denoiser
-    return DistributedDataParallel(denoiser, [worker.device] if worker.device.type == "cuda" else None)
+    devices = [worker.device] if worker.device.type == "cuda" else None
+    return DistributedDataParallel(denoiser, devices, gradient_as_bucket_view=True)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, worker: "Worker") -> Tensor:
@@ -121,13 +122,21 @@ def _shard(denoiser: Denoiser, settings: TrainConfig, worker: "Worker") -> None:
     """
     _assert_alike(denoiser, worker)
     mesh = init_device_mesh(worker.device.type, (worker.world_size,))
-    policy = MixedPrecisionPolicy()
-    if worker.device.type == "cuda":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    policy = mixed_precision(worker.device)
+    if policy.param_dtype and denoiser.model.dtype == torch.float32:
+        embeddings = cast(nn.Module, denoiser.model.get_input_embeddings())
+        embeddings.register_forward_hook(lambda module, args, output: output.float())
     offload = CPUOffloadPolicy(pin_memory=worker.device.type == "cuda") if settings.cpu_offload else OffloadPolicy()
     for module in (*layers(denoiser.model), denoiser):
         _place(module, worker)
         fully_shard(module, mesh=mesh, mp_policy=policy, offload_policy=offload)
+
+
+def mixed_precision(device: torch.device) -> MixedPrecisionPolicy:
+    """What autocast does to whole models: weights round to bfloat16 for the products, sums over layers do not."""
+    if device.type != "cuda":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
 def _assert_alike(denoiser: Denoiser, worker: "Worker") -> None:

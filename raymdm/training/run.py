@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from raymdm.errors import UserError
 from raymdm.models import adapters
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.load import load_model, skeleton
+from raymdm.models.loss_head import fused_kernel
 from raymdm.storage import Storage, StorageError
 from raymdm.training import parallel
 from raymdm.training.checkpoints import told
@@ -172,6 +173,9 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
     )
     model, moments, state = before.loaded
     denoiser = Denoiser(model, method.family).train()
+    if settings.loss_head != "chunked":
+        head = cast(nn.Module, model.get_output_embeddings())
+        worker.alike("use", "train.loss_head", lambda: fused_kernel(settings.loss_head, head, worker.device))
     shared = parallel.shared(denoiser, settings, worker)
     optimizer = make_optimizer(denoiser.parameters(), settings)
     if moments is not None:
@@ -225,6 +229,8 @@ def _loaded(
     model = make(recipe.model_for(job.method), tokenizer, family, weights)
     for parameter in adapters.trainable(model).values() if weights else ():
         parameter.data = parameter.data.clone()  # it would read from a file that is removed before long
+    if sharded and not worker.rank:
+        model.to("cpu")  # attention that only runs on GPUs was checked there
     prepare_layers(model, recipe.train, worker.device)
     if checkpoint is None:
         return model, None, RunState()

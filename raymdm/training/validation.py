@@ -48,22 +48,24 @@ def validation_sums(
     data_seed: int,
     share: tuple[int, int],
     device: torch.device,
+    chunk: int | None = None,
 ) -> Tensor:
     """Three sums over one worker's share (rank, world size), (3,) float64: the losses of all draws, their number, and
     the squares of the sequences' mean losses.
 
     An MDM's loss is the bound on the NLL per token with fixed-size masks (method section 4), which needs few draws;
-    an ARM's is its NLL per token itself. ids: (mask_id, pad_id). Every worker does as many forward passes as the one
-    with most to do: sharded workers exchange weights in each.
+    an ARM's is its NLL per token itself. ids: (mask_id, pad_id); chunk: sequences a pass (default:
+    CHUNK). Every worker does as many forward passes as the one with most to do: sharded workers exchange weights in
+    each.
     """
-    rank, world_size = share
+    (rank, world_size), chunk = share, chunk or CHUNK
     mask_id, pad_id = ids
     mine = np.arange(rank, len(split), world_size)
     total = torch.zeros(3, dtype=torch.float64, device=device)
     draws = draws if method.family == "mdm" else 1
     model.eval()
-    for start in range(0, math.ceil(len(split) / world_size), CHUNK):
-        own = mine[start : start + CHUNK]
+    for start in range(0, math.ceil(len(split) / world_size), chunk):
+        own = mine[start : start + chunk]
         rows = own if len(own) else np.zeros(1, dtype=np.int64)  # a pass for the other workers' sake
         batch = split.batch(rows, pad_id)
         means = torch.zeros(len(own), dtype=torch.float64, device=device)

@@ -35,6 +35,8 @@ class Snapshot:
     optimizer: dict[str, Any]
     state: str
     """JSON of the RunState."""
+    dtype: str
+    """Of the weights."""
     is_best: bool
     """Whether these weights have the lowest validation NLL so far."""
 
@@ -47,7 +49,8 @@ def take(model: "PreTrainedModel", optimizer: Optimizer, state: RunState, keep: 
     held = adapters.trainable_state(model) if adapters.is_attached(model) else model.state_dict(keep_vars=True)
     weights, moments = _on_host((held, optimizer.state_dict()), {}, keep)
     best = state.best_nll is not None and state.best_step == state.step
-    return Snapshot(state.step, model, weights, moments, json.dumps(vars(state)), best)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return Snapshot(state.step, model, weights, moments, json.dumps(vars(state)), dtype, best)
 
 
 class Writer:
@@ -89,7 +92,7 @@ class Writer:
         with checkpoints.told("write", self._best):
             if snapshot.is_best:
                 shutil.rmtree(self._best, ignore_errors=True)
-                save_model(snapshot.model, self._best, snapshot.weights)
+                _save(snapshot, self._best)
         checkpoints.write(self._storage, step, lambda folder: self._fill(folder, snapshot), self._scratch)
         self.broken.discard(step)
         checkpoints.prune(self._storage, step, self._keep, self.broken)
@@ -98,12 +101,20 @@ class Writer:
         if snapshot.is_best:
             shutil.copytree(self._best, folder / "model")
         else:
-            save_model(snapshot.model, folder / "model", snapshot.weights)
+            _save(snapshot, folder / "model")
         if self._best.exists():
             shutil.copytree(self._best, folder / "best")
         with (folder / "optimizer.pt").open("wb") as file:  # given a name, torch would hide what storage says
             torch.save(snapshot.optimizer, file)
         (folder / "state.json").write_text(snapshot.state)
+
+
+def _save(snapshot: Snapshot, folder: Path) -> None:
+    """Write the model. While the next step computes, sharded weights are bfloat16, which config.json shall not say."""
+    save_model(snapshot.model, folder, snapshot.weights)
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("dtype") != snapshot.dtype and not adapters.is_adapter_folder(folder):
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": snapshot.dtype}, indent=2) + "\n")
 
 
 def _on_host(value: Any, copies: dict[Hashable, Tensor], keep: bool) -> Any:

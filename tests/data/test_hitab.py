@@ -143,6 +143,25 @@ def test_a_response_with_another_answer_is_rejected(folder: MakeFolder, response
     assert read(rows, on_bad_row="skip").bad_rows == 1
 
 
+@pytest.mark.parametrize("response", [None, r"\boxed{4.6}", "none"])
+def test_responses_of_test_samples_are_not_read(folder: MakeFolder, response: Any) -> None:
+    data = DataConfig(task="hitab", path=str(folder(SAMPLE | {"response": response})))
+    (example,) = read_examples(data, "test", "[EOS]").examples
+    assert (example.response, example.answer) == (r"\boxed{4.5}", "4.5")
+
+
+@pytest.mark.parametrize("answer", ["a}b", "{", "\\", "x\\", "**", "."])
+def test_any_answer_is_a_valid_sample_without_a_response(folder: MakeFolder, answer: str) -> None:
+    (example,) = read(folder(SAMPLE | {"answer": [answer]})).examples
+    assert example.answer == answer
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "train_samples"), ("dev_samples", "dev")])
+def test_one_file_of_samples_under_two_names_is_refused(folder: MakeFolder, train: str, test: str) -> None:
+    with pytest.raises(UserError, match=r"are rows of one file, .*_samples\.jsonl"):
+        read(folder(SAMPLE, SAMPLE), train_split=train, test_split=test)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

@@ -179,3 +179,50 @@ def test_a_broken_config_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"model\.path: no tokenizer could be loaded .*config\.json"):
         load_tokenizer(model, None)
+
+
+# What cannot mask, and what is broken
+
+
+@pytest.mark.parametrize("name", ["eos_token", "pad_token"])
+def test_what_ends_or_pads_does_not_mask(tmp_path: Path, name: str) -> None:
+    tokens = {"eos_token": "<|im_end|>", "pad_token": "<|im_start|>"}
+    model = repository(tmp_path, QWEN_EXTRA, {"model_type": "qwen2"}, **tokens)
+    with pytest.raises(UserError, match=rf"would mask with .*, which is its {name}.*mask_token to the text of another"):
+        load_tokenizer(choose(model, tokens[name]), None)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "qwen2", "mask_token_id": 258 if "eos" in name else 257})
+    )
+    with pytest.raises(UserError, match=f"which is its {name}"):
+        load_tokenizer(model, None)
+
+
+def test_an_ordinary_token_does_not_mask(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mask_token: 'a' is an ordinary token"):
+        load_tokenizer(choose(llada(tmp_path), "a"), None)
+
+
+@pytest.mark.parametrize("named", ["260", 1.5, [260], True])
+def test_a_mask_s_id_that_is_none_is_refused(tmp_path: Path, named: Any) -> None:
+    with pytest.raises(UserError, match=r"mask_token_id is .* in config\.json, expected a token's id"):
+        load_tokenizer(llada(tmp_path, mask_token_id=named), None)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("text", ["[]", "{", "3", "{}"])
+def test_a_broken_file_is_told(tmp_path: Path, file: str, text: str) -> None:
+    model = llada(tmp_path)
+    (tmp_path / file).write_text(text)
+    if (file, text) == ("config.json", "{}"):
+        assert load_tokenizer(model, None).mask_token == "<|mdm_mask|>"  # by its name
+        return
+    with pytest.raises(UserError, match=r"^model\.path: "):
+        load_tokenizer(model, None)
+
+
+@pytest.mark.parametrize("path", ["/none/tokenizer", "./none"])
+def test_a_missing_folder_is_not_looked_for_on_the_hub(tmp_path: Path, path: str) -> None:
+    model = llada(tmp_path)
+    model = model.model_copy(update={"tokenizer": model.tokenizer.model_copy(update={"path": path})})
+    with pytest.raises(UserError, match=rf"model\.tokenizer\.path '{path}': no such folder"):
+        load_tokenizer(model, None)

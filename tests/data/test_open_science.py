@@ -38,7 +38,8 @@ def test_a_prompt_without_a_box_gets_the_instruction(read: Callable[..., Example
 
 
 @pytest.mark.parametrize(
-    ("expected", "answer"), [("b", "B"), ("(B)", "B"), (r"\text{B}", "B"), (r"\frac{1}{2}", "1/2"), ("argon", "argon")]
+    ("expected", "answer"),
+    [("b", "B"), ("(B)", "B"), (r"\text{B}", "B"), (r"\frac{1}{2}", "1/2"), ("argon", "argon"), ("E. coli", "E. coli")],
 )
 def test_the_expected_answer_is_the_reference(read: Callable[..., Example], expected: str, answer: str) -> None:
     assert read(ROW | {"expected_answer": expected}).answer == answer
@@ -56,7 +57,8 @@ def test_without_one_the_response_s_box_is(read: Callable[..., Example], fields:
         ({"output": "argon", "expected_answer": None}, r"no 'expected_answer', and its response no answer in .boxed"),
         ({"expected_answer": 2}, "'expected_answer' must be text, not int"),
         ({"output": ""}, "the response is empty"),
-        ({"output": None}, "'response' must be text"),
+        ({"output": None}, "column 'output' must be text, not NoneType"),
+        ({"input": ["q"]}, "column 'input' must be text, not list"),
         ({"input": ""}, "the prompt is empty"),
     ],
 )

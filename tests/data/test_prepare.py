@@ -1,6 +1,7 @@
 """Prepared folders: exact tokens, splits, counts, reuse and what can go wrong."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from raymdm.config.schema import DataConfig, ModelConfig
 from raymdm.data import loading
 from raymdm.data import prepare as prepare_module
-from raymdm.data.prepare import check_source, prepare
+from raymdm.data.prepare import prepare
 from raymdm.errors import UserError
 
 Sft = Callable[..., DataConfig]
@@ -133,15 +134,65 @@ def test_limits_keep_the_first_rows(sft: Sft, chars: ModelConfig, tmp_path: Path
 def test_length_limit_is_inclusive_and_counted(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:
     # "9+1=" + "10" + end of sequence has 7 tokens, rows 10 to 19 have 8, rows 0 to 8 have 6.
     folder = prepare(sft(PAIRS, max_length=7, validation_fraction=0.5), chars, tmp_path)
-    assert ids(folder)["test"] == list(range(10))
-    counts = loading.meta(folder)["counts"]["test"]
-    assert counts.items() >= {"rows": 20, "too_long": 10, "kept": 10, "longest": 8}.items()
+    found, counts = ids(folder), loading.meta(folder)["counts"]
+    assert sorted(found["train"] + found["validation"]) == list(range(10))
+    assert counts["train"]["too_long"] + counts["validation"]["too_long"] == 10
+    assert counts["train"].items() >= {"rows": 10, "longest": 8}.items()
+
+
+def test_length_of_a_test_row_is_its_prompt_s(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:
+    test = [PAIRS[0], {"prompt": "1+1=", "response": "1" * 99}, {"prompt": "1111+1111=", "response": "1"}]
+    folder = prepare(sft(PAIRS, test, max_length=8), chars, tmp_path)
+    assert ids(folder)["test"] == [0, 1]
+    assert loading.meta(folder)["counts"]["test"].items() >= {"rows": 3, "too_long": 1, "kept": 2}.items()
+
+
+def test_tokenizers_keep_the_same_test_rows(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:
+    bpe = ModelConfig.model_validate({"kind": "tiny", "tokenizer": {"kind": "bpe", "vocab_size": 300}})
+    rows = [{"prompt": f"{i}+1=", "response": "think " * i + str(i + 1)} for i in range(20)]
+    folders = [prepare(sft(rows, max_length=90), model, tmp_path) for model in (chars, bpe)]
+    assert [ids(folder)["test"] for folder in folders] == [list(range(20))] * 2
+    assert len({len(ids(folder)["train"]) for folder in folders}) == 2
 
 
 def test_no_row_short_enough_is_an_error(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.max_length: no train row has 5 tokens or fewer \(the longest has 8\)"):
+    with pytest.raises(
+        UserError, match=r"data\.max_length: no train row has 5 tokens or fewer \(the longest row has 8\)"
+    ):
         prepare(sft(PAIRS, max_length=5), chars, tmp_path)
     assert list(tmp_path.glob("*/meta.json")) == []
+
+
+def test_no_test_prompt_short_enough_is_an_error(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:
+    test = [{"prompt": "1111+1111=", "response": "1"}]
+    with pytest.raises(UserError, match=r"no test prompt has 8 tokens or fewer \(the longest row has 12\)"):
+        prepare(sft(PAIRS, test, max_length=8), chars, tmp_path)
+
+
+def test_skipped_rows_are_told(sft: Sft, chars: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = prepare(sft(PAIRS, [*PAIRS[:2], "{", "["], on_bad_row="skip"), chars, tmp_path)
+    assert re.search(r"2 of 4 test rows can't be used .*The first: .*test\.jsonl, line 3: not valid JSON", caplog.text)
+    counts = loading.meta(folder)["counts"]
+    assert (counts["train"]["bad_rows"], counts["test"]["bad_rows"]) == (0, 2)
+
+
+def test_repeated_prompts_are_told(
+    sft: Sft, chars: ModelConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = [*PAIRS[:3], {"prompt": "0+11=", "response": "11"}]
+    counts = loading.meta(prepare(sft(PAIRS, test), chars, tmp_path))["counts"]
+    assert (counts["validation"]["repeated_prompts"], counts["test"]["repeated_prompts"]) == (0, 3)
+    assert "3 of 4 test prompts are also training or validation prompts" in caplog.text
+
+
+def test_prompts_that_repeat_within_the_training_split_are_counted(
+    sft: Sft, chars: ModelConfig, tmp_path: Path
+) -> None:
+    data = sft(PAIRS[:1] * 20, PAIRS[2:3], validation_fraction=0.25)
+    with pytest.raises(UserError, match="not in the alphabet"):
+        prepare(data, chars, tmp_path)
+    counts = loading.meta(prepare(sft(PAIRS[:1] * 20, validation_fraction=0.25), chars, tmp_path))["counts"]
+    assert counts["validation"]["repeated_prompts"] == 5
 
 
 def test_skipped_rows_are_counted(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:
@@ -268,31 +319,3 @@ def test_real_gsm8k_counts(gsm8k: Path, gsm8k_folder: Path) -> None:
     assert split.prompts[0] == official["question"] + "\n"
     assert tokenizer.decode(split.input_ids[0][: split.prompt_lengths[0]]) == split.prompts[0]
     assert tokenizer.decode(split.input_ids[0]).endswith("#### 18[EOS]")
-
-
-def test_check_source_accepts_good_rows_without_writing(
-    sft: Sft, chars: ModelConfig, pretrained: Pretrained, tmp_path: Path
-) -> None:
-    check_source(sft(PAIRS), chars)
-    check_source(sft([{"prompt": "one", "response": "two"}] * 2), pretrained(CHAT))
-    check_source(DataConfig(task="sorting"), chars)
-
-
-def test_check_source_finds_a_bad_first_row(sft: Sft, chars: ModelConfig) -> None:
-    with pytest.raises(UserError, match=r"test\.jsonl, line 1: not valid JSON"):
-        check_source(sft(PAIRS, ["{"]), chars)
-
-
-def test_check_source_stops_after_the_first_rows(sft: Sft, chars: ModelConfig) -> None:
-    check_source(sft([*PAIRS, "{"]), chars)
-
-
-def test_check_source_finds_a_missing_tokenizer(sft: Sft, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no tokenizer could be loaded"):
-        check_source(sft(PAIRS), ModelConfig(kind="pretrained", path=str(tmp_path / "missing")))
-
-
-def test_check_source_finds_a_small_vocabulary(sft: Sft) -> None:
-    model = ModelConfig.model_validate({"kind": "tiny", "tokenizer": {"kind": "bpe", "vocab_size": 100}})
-    with pytest.raises(UserError, match="too small for `bpe`"):
-        check_source(sft(PAIRS), model)

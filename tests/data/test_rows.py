@@ -65,6 +65,7 @@ def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
         (b"[1, 2]", "a row must be a JSON object, not list"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
         (b"[" * 100_000, "not valid JSON"),
+        (b'{"prompt": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )
 def test_broken_line_carries_its_problem(tmp_path: Path, line: bytes, reason: str) -> None:

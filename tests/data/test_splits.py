@@ -11,7 +11,7 @@ from raymdm.config.schema import DataConfig, ModelConfig
 from raymdm.data.loading import load_split
 from raymdm.data.prepare import prepare
 from raymdm.data.rows import read_rows, row_place
-from raymdm.data.splits import Part, split_part
+from raymdm.data.splits import Part, check_splits, split_part
 from raymdm.data.tasks import read_examples
 from raymdm.errors import UserError
 
@@ -33,6 +33,7 @@ def prompts(data: DataConfig, source: Any) -> list[str]:
         ("train[:]", Part("train")),
         ("train[:10%]", None),
         ("train+test", Part("train+test")),
+        (f"train[:{'9' * 5000}]", None),
     ],
 )
 def test_notation(text: str, part: Part | None) -> None:
@@ -87,6 +88,41 @@ def test_training_on_test_rows_is_refused(sft: Sft, train: str, test: str) -> No
         prompts(sft(ROWS, train_split=train, test_split=test), "train")
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train[:50%]", "train[40%:]"),
+        ("train", "train[:10%]"),
+        ("train[:10%]", "train[5:7]"),
+        ("train+test", "test"),
+        ("train+test", "train+test"),
+        ("train[:5] + test[:5]", "test[5:]"),
+        ("train[0:5000]", "train[-5000:]"),
+        ("all", "test"),
+        ("train", "all"),
+    ],
+)
+def test_what_only_datasets_reads_may_not_share_a_split(train: str, test: str) -> None:
+    with pytest.raises(UserError, match=r"data\.train_split and data\.test_split: .* may have rows in common"):
+        check_splits(DataConfig(task="sft", path="someone/x", train_split=train, test_split=test))
+
+
+@pytest.mark.parametrize(("train", "test"), [("train[:50%]", "test"), ("train+extra", "test[-5:]")])
+def test_what_only_datasets_reads_may_be_of_different_splits(train: str, test: str) -> None:
+    check_splits(DataConfig(task="sft", path="someone/x", train_split=train, test_split=test))
+
+
+def test_one_file_under_two_names_is_refused(sft: Sft) -> None:
+    data = sft(ROWS)
+    file = Path(data.path or "") / "test.jsonl"
+    file.unlink()
+    file.symlink_to("train.jsonl")
+    with pytest.raises(UserError, match=r"are rows of one file, .*train\.jsonl, and have rows in common"):
+        prompts(data, "train")
+    apart = data.model_copy(update={"train_split": "train[:8]", "test_split": "test[8:]"})
+    assert prompts(apart, "test") == ["p8", "p9"]
+
+
 def test_parts_of_different_splits_have_no_row_in_common(sft: Sft) -> None:
     assert len(prompts(sft(ROWS, train_split="train[:5]", test_split="test[:5]"), "test")) == 5
 
@@ -99,10 +135,10 @@ def test_datasets_cuts_its_own_splits(monkeypatch: pytest.MonkeyPatch) -> None:
         return ROWS[5:7]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    data = DataConfig(task="sft", path="someone/some-rows", train_split="train[:10%]", test_split="train[5:7]")
+    data = DataConfig(task="sft", path="someone/some-rows", train_split="train[:10%]", test_split="test[5:7]")
     assert [row.example_id for row in read_rows(data, "test")] == [5, 6]
     assert [row.example_id for row in read_rows(data, "train")] == [0, 1]
-    assert asked == ["train[5:7]", "train[:10%]"]
+    assert asked == ["test[5:7]", "train[:10%]"]
 
 
 def test_prepared_parts_are_cached_apart(sft: Sft, chars: ModelConfig, tmp_path: Path) -> None:

@@ -102,10 +102,11 @@ def test_skipped_bad_rows_are_counted_and_keep_the_others_ids(sft: Sft) -> None:
     read = read_examples(sft([GOOD, "{", {"prompt": "a"}, GOOD], on_bad_row="skip"), "train", "[EOS]")
     assert (read.rows_read, read.bad_rows) == (4, 2)
     assert [example.example_id for example in read.examples] == [0, 3]
+    assert "train.jsonl, line 2: not valid JSON" in (read.first_bad or "")
 
 
 def test_nothing_but_bad_rows_is_an_error(sft: Sft) -> None:
-    with pytest.raises(UserError, match="none of the 2 rows can be used"):
+    with pytest.raises(UserError, match=r"none of the 2 rows can be used\. The first: .*line 1: not valid"):
         read_examples(sft(["{", "{"], on_bad_row="skip"), "train", "[EOS]")
 
 

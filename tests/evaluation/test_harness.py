@@ -17,6 +17,7 @@ from raymdm.data.tokenizer import load_tokenizer
 from raymdm.errors import UserError
 from raymdm.evaluation import harness
 from raymdm.models import adapters
+from raymdm.models.denoiser import right_shifted
 from raymdm.models.load import load_model, save_model
 
 TEXTS = ["2+3=5", "4+4=8", "1+1=2 and so on\n"]
@@ -217,6 +218,46 @@ def test_request_that_is_too_long_is_refused(folders):
         made(folders, max_length=4).loglikelihood(ask("loglikelihood", ("2+3=", "5")), disable_tqdm=True)
 
 
+def test_requests_of_all_lengths_are_checked_before_the_first_is_computed(folders, monkeypatch):
+    model = made(folders, max_length=20, batch_size=1)
+    monkeypatch.setattr(model._model, "forward", lambda *_, **__: pytest.fail("computed something"))
+    monkeypatch.setattr(model, "_unmask", lambda *_, **__: pytest.fail("generated something"))
+    with pytest.raises(UserError, match="more than max_length"):
+        model.loglikelihood(ask("loglikelihood", ("2+3=", "5"), ("2" * 50, "5")), disable_tqdm=True)
+    with pytest.raises(UserError, match="more than max_length"):
+        model.generate_until(ask("generate_until", ("2", {}), ("2" * 50, {})), disable_tqdm=True)
+
+
+def test_max_length_of_one_token_holds_no_text(folders):
+    with pytest.raises(UserError, match="max_length: Input should be greater than or equal to 2"):
+        made(folders, max_length=1)
+
+
+@pytest.mark.parametrize("family", ["mdm", "arm"])
+def test_empty_continuation_is_certain(folders, family):
+    model = made(folders, family)
+    empty, alone = (model.loglikelihood(ask("loglikelihood", *asked), disable_tqdm=True)
+                    for asked in ([("2+3=", ""), ("2+3=", "5")], [("2+3=", "5")]))  # fmt: skip
+    assert empty[0] == (0.0, True)
+    assert empty[1][0] == pytest.approx(alone[0][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mdm", "arm"])
+def test_empty_and_blank_contexts_are_a_beginning_of_sequence(folders, family):
+    model = made(folders, family)
+    start = model.tokenizer.decode([model.prefix_token_id])
+    blank, expected = model.loglikelihood(ask("loglikelihood", (" ", "5"), (start, " 5")), disable_tqdm=True)
+    assert blank[0] == pytest.approx(expected[0], rel=1e-5)
+    empty, same = model.generate_until(ask("generate_until", ("", {}), (start, {})), disable_tqdm=True)
+    assert empty == same
+
+
+def test_empty_ending_ends_nothing(folders):
+    model = made(folders)
+    asked = [("2+3=", {"until": [""]}), ("2+3=", {"until": []}), ("2+3=", {"until": ""})]
+    assert len(set(model.generate_until(ask("generate_until", *asked), disable_tqdm=True))) == 1
+
+
 def test_chat_template_that_the_tokenizer_lacks_is_asked_for_in_vain(folders):
     model = made(folders)
     assert model.chat_template(False) is None
@@ -248,6 +289,18 @@ def test_low_rank_updates_are_evaluated_on_their_base(folders, tmp_path):
         expected = float(model(ids[None]).logits[0, -1].log_softmax(-1)[tokenizer.encode("5")[0]])
     assert adapted == pytest.approx(expected, rel=1e-4)
     assert not math.isclose(adapted, plain, rel_tol=1e-2)
+
+
+def test_low_rank_updates_say_whether_they_predict_from_the_position_before(folders, tmp_path):
+    tokenizer = load_tokenizer(ModelConfig(kind="pretrained", path=str(folders / "tokenizer")), None)
+    base = load_model(TINY, tokenizer, "arm")
+    save_model(base, tmp_path / "base")
+    config = ModelConfig(kind="pretrained", path=str(tmp_path / "base"), adapter={"r": 2}, right_shift_logits=True)
+    save_model(load_model(config, tokenizer, "mdm"), tmp_path / "run")
+    shifted = made(folders, path=str(tmp_path / "run"))
+    assert right_shifted(shifted._model.model)
+    with pytest.raises(UserError, match="a bidirectional model"):
+        made(folders, "arm", path=str(tmp_path / "run"))
 
 
 def test_missing_package_is_named(monkeypatch):

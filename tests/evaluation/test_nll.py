@@ -151,6 +151,10 @@ def test_summary_by_hand():
     assert found.standard_error == pytest.approx(math.sqrt(3 / 2 * (9 + 1 + 4)) / 8)
 
 
+def test_perplexity_beyond_all_numbers_is_infinite():
+    assert summary({"nll": [8000.0], "tokens": [10], "standard_error": [0.0]}).perplexity == math.inf
+
+
 def test_summary_s_error_is_the_spread_over_samples_of_examples():
     generator = np.random.default_rng(0)
     tokens = generator.integers(5, 15, size=(2000, 40))

@@ -53,6 +53,9 @@ def test_extract_reads_predictions_as_references_are_read() -> None:
         (r"\boxed{0.89}", "0.876264", 0.0),
         (r"\boxed{men}", "men; women", 0.0),
         (r"\boxed{\text{u.s.}}", "u.s.", 1.0),
+        (r"\boxed{r&amp;d}", "r&d", 1.0),  # as the table has it
+        (r"\boxed{\frac13}", "0.3333", 1.0),
+        (r"\boxed{5 or six}", "5", 0.0),
         ("4.5", "4.5", 0.0),
         (r"\boxed{4.5", "4.5", 0.0),
         ("", "4.5", 0.0),
@@ -71,6 +74,9 @@ def test_hitab_compares_what_the_last_box_holds(text: str, reference: str, expec
         (r"\boxed{**B**}", "B", 1.0),
         (r"\boxed{A}", "B", 0.0),
         (r"\boxed{A, B}", "B", 0.0),
+        (r"\boxed{(B), (A)}", "B", 0.0),
+        (r"\boxed{E. coli}", "E. coli", 1.0),
+        (r"\boxed{E. faecalis}", "E. coli", 0.0),
         ("The answer is B", "B", 0.0),
         (r"\boxed{0.50}", "1/2", 1.0),  # an open question
         (r"\boxed{0.505}", "1/2", 0.0),

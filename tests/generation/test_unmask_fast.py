@@ -204,6 +204,19 @@ def test_prefix_cache_reads_the_prefix_once_a_block(random_model):
     assert lengths == [2, 11, 8, 8, 11, 4, 4]
 
 
+@pytest.mark.parametrize("shift", [False, True])
+def test_rows_leave_a_batch_whose_cached_prefix_is_empty(models, shift):
+    """Of one-token prompts the first block's prefix is empty with the shift, of empty ones without it."""
+    prompts = [[token] if shift else [] for token in range(6)]
+    for stop in range(22):
+        found = generate(models[0], prompts, **sizes(8, 8, 4), stop_ids=[stop], shift=shift, prefix_cache=True)
+        alone = [
+            generate(models[0], [prompt], **sizes(8, 8, 4), stop_ids=[stop], shift=shift, prefix_cache=True).tokens[0]
+            for prompt in prompts
+        ]
+        assert found.tokens == alone
+
+
 def test_a_model_that_keeps_nothing_is_refused_the_cache(random_model):
     model = random_model(0)
     forward = model.get_decoder().forward

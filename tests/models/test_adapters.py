@@ -52,7 +52,7 @@ def attached(config: AdapterConfig = LORA, new_tokens=(), seed: int = 1, random:
     model = base(**fields)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapters.attach(model, config, new_tokens)
+        adapters.attach(model, config, "base", new_tokens)
         if random:
             for parameter in adapters.trainable(model).values():
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -99,7 +99,7 @@ def test_unknown_layer_is_refused_and_the_known_ones_listed(name):
 def test_model_without_linear_layers_is_refused():
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_embd=8, n_layer=1, n_head=1, vocab_size=9))
     with pytest.raises(UserError, match="GPT2LMHeadModel has no linear layers"):
-        adapters.attach(model, LORA)
+        adapters.attach(model, LORA, "base")
 
 
 def test_output_and_gradients_are_those_of_w_plus_scaled_b_a():
@@ -249,6 +249,7 @@ def test_merged_model_equals_peft_s(tmp_path):
 
 
 @PEFT_S_OWN
+@pytest.mark.filterwarnings("ignore:Could not find a config file in base")
 def test_folder_that_peft_wrote_is_read(tmp_path):
     model = attached(random=True)
     adapters.save(model, tmp_path / "ours")
@@ -309,7 +310,8 @@ def test_tensor_of_something_else_is_refused(tmp_path):
 
 def test_base_model_is_written_down(tmp_path):
     base().save_pretrained(tmp_path / "base")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    adapters.attach(model, LORA)
-    adapters.save(model, tmp_path / "run")
-    assert adapters.base_model(tmp_path / "run") == str(tmp_path / "base")
+    for base_model in (str(tmp_path / "base"), "hub/name", "s3://bucket/folder"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        adapters.attach(model, LORA, base_model)
+        adapters.save(model, tmp_path / "run")
+        assert adapters.base_model(tmp_path / "run") == base_model

@@ -43,7 +43,7 @@ def attached(random: bool = True, **fields):
     model = base(**fields)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        adapters.attach(model, QLORA)
+        adapters.attach(model, QLORA, "base")
         if random:
             for parameter in adapters.trainable(model).values():
                 torch.nn.init.normal_(parameter, std=0.1)
@@ -118,7 +118,7 @@ def test_gradients_are_those_over_the_rounded_weights():
     model, plain = attached(), base()
     quantise(plain)
     dequantise(plain)
-    adapters.attach(plain, AdapterConfig(r=4, alpha=8.0))
+    adapters.attach(plain, AdapterConfig(r=4, alpha=8.0), "base")
     for name, parameter in adapters.trainable(plain).items():
         parameter.data.copy_(model.get_parameter(name))
     torch.testing.assert_close(gradients(model), gradients(plain))
@@ -194,7 +194,7 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     model = base()
     with pytest.raises(UserError, match=r"qlora needs bitsandbytes.*pip install 'raymdm\[quantized\]'"):
-        adapters.attach(model, QLORA)
+        adapters.attach(model, QLORA, "base")
     assert type(model.model.layers[0].mlp.up_proj) is torch.nn.Linear
 
 

@@ -38,3 +38,9 @@ def test_weights_count_and_so_does_their_change(make_recipe: MakeRecipe, tmp_pat
     os.utime(weights, ns=(1, 1))
     found.add(source_of(make_recipe(), METHODS["p_pots"], DATA, tmp_path))
     assert len(found) == 3
+
+
+def test_updates_of_an_adapter_count(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
+    found = [source_of(make_recipe(), METHODS["p_pots"], DATA, weights) for weights in (None, tmp_path)]
+    assert found[0] != found[1]

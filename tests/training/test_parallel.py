@@ -8,11 +8,13 @@ import torch
 import torch.distributed as dist
 from interrupted import assert_same_run, run_once, run_stopped, weights
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from raymdm.config.schema import Recipe
 from raymdm.config.training import TrainConfig
+from raymdm.errors import UserError
+from raymdm.models import loss_head
 from raymdm.storage import Storage
 from raymdm.training import parallel
 from raymdm.training.loop import Job, Worker, build
@@ -95,6 +97,38 @@ def test_sharded_gradients_are_clipped_as_others(alone: Worker, largest: float) 
     torch.testing.assert_close(parallel.clip_gradients(layers[1].parameters(), largest, alone), norm)
     for one, other in zip(layers[0].parameters(), layers[1].parameters(), strict=True):
         torch.testing.assert_close(other.grad.full_tensor(), one.grad)
+
+
+@pytest.mark.parametrize("limit", [2**26, 64])
+def test_a_sharded_model_in_bfloat16_computes_as_autocast_does(
+    tiny_data: Path, make_recipe: MakeRecipe, alone: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """What GPUs do, on a CPU: products in bfloat16, sums over layers in float32. With `limit` logits at a time."""
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    monkeypatch.setattr(parallel, "mixed_precision", lambda device: policy)
+    monkeypatch.setattr(loss_head, "LIMIT", limit)
+    ids = torch.arange(12).view(2, 6)
+    targets, streams, found = ids > 2, [], {}
+    for name in ("ddp", "fsdp"):
+        run = build(Job(make_recipe(train__parallel=name), "standard", 42, tiny_data), alone, tmp_path / name)
+        run.denoiser.model.get_decoder().norm.register_forward_pre_hook(lambda _, args: streams.append(args[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = run.model(ids, None, targets, ids[targets])
+        losses.sum().backward()
+        found[name] = losses, [parallel.whole(parameter.grad) for parameter in run.denoiser.parameters()]
+    assert streams == [torch.float32, torch.float32]
+    torch.testing.assert_close(found["fsdp"][0], found["ddp"][0], rtol=0.02, atol=0.02)
+    for one, other in zip(found["fsdp"][1], found["ddp"][1], strict=True):
+        assert one.dtype == torch.float32
+        assert (one - other).norm() < 0.05 * other.norm()
+
+
+def test_a_head_that_cannot_run_here_is_refused_at_the_start(
+    tiny_data: Path, make_recipe: MakeRecipe, worker: Worker, tmp_path: Path
+) -> None:
+    recipe = make_recipe(train__loss_head="liger", train__gpus_per_worker=1)
+    with pytest.raises(UserError, match="liger needs a GPU"):
+        build(Job(recipe, "standard", 42, tiny_data), worker, tmp_path)
 
 
 def test_names_of_weights_stay(tiny_data: Path, make_recipe: MakeRecipe, alone: Worker, tmp_path: Path) -> None:

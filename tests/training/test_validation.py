@@ -118,3 +118,11 @@ def test_many_draws_approach_the_enumerated_bound(tiny_data: Path, make_recipe: 
         Denoiser(model, "mdm"), split, METHODS["standard"], ids, 400, 0, (0, 1), CPU
     ).tolist()
     assert total / count == pytest.approx(float(np.mean(exact)), rel=0.02)
+
+
+def test_sequences_a_pass_change_nothing(tiny_data: Path, make_recipe: MakeRecipe) -> None:
+    recipe, tokenizer = make_recipe(), loading.tokenizer(tiny_data)
+    model = Denoiser(load_model(recipe.model, tokenizer, "mdm"), "mdm")
+    split, ids = loading.load_split(tiny_data, "validation"), (tokenizer.mask_token_id, tokenizer.pad_token_id)
+    found = [validation_sums(model, split, METHODS["standard"], ids, 2, 0, (0, 1), CPU, chunk) for chunk in (None, 4)]
+    torch.testing.assert_close(found[1], found[0])

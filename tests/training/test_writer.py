@@ -1,5 +1,6 @@
 """A snapshot is what the run was at its step, whatever comes after."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def test_later_steps_leave_a_snapshot_alone(tiny_data: Path, make_recipe: MakeRe
     assert all(torch.equal(kept[name], weight) for name, weight in weights.items())
     load_moments(run.optimizer, read_moments(folder, None))
     assert str(run.optimizer.state_dict()) == moments
+
+
+def test_the_type_is_that_of_the_weights_at_their_step(
+    tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """A sharded model's weights are bfloat16 for as long as they are whole."""
+    where = Worker(lambda metrics: None, Storage(str(tmp_path / "run")))
+    run = build(Job(make_recipe(), "standard", 42, tiny_data), where, tmp_path)
+    snapshot = take(run.denoiser.model, run.optimizer, run.state)
+    run.denoiser.to(torch.bfloat16)
+    run.writer.begin(snapshot)
+    assert run.writer.ended() is None
+    assert json.loads((tmp_path / "run" / "step-00000000" / "model" / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_a_model_with_tied_weights_is_written_as_transformers_does(tmp_path: Path) -> None:
