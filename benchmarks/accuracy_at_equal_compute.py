@@ -83,7 +83,7 @@ def run(recipe_json: str, method: str, seed: int, data: str, density: str, resul
             model = load_model(recipe.model, tokenizer, "mdm", last.path / "best")
             split = loading.load_split(Path(data), "test", recipe.evaluate.max_examples)
             task, every = loading.meta(Path(data))["task"], np.arange(len(split))
-            found = generate_and_score(model, tokenizer, "mdm", split, every, task, recipe.evaluate)
+            found = generate_and_score(model, tokenizer, "mdm", split, every, task, recipe.evaluate, 0)
             kept["accuracy"] = float(np.mean(found["score"]))
     Path(result).write_text(json.dumps(kept))
 

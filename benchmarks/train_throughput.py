@@ -87,7 +87,7 @@ def make_model(shape: Shape, device: torch.device) -> LlamaForCausalLM:
         if hasattr(module, "is_causal"):
             module.is_causal = False
     if shape.lora:
-        attach(model, AdapterConfig(kind="lora", r=32))
+        attach(model, AdapterConfig(kind="lora", r=32), "random")
     return model
 
 
