@@ -120,9 +120,20 @@ def test_many_draws_approach_the_enumerated_bound(tiny_data: Path, make_recipe: 
     assert total / count == pytest.approx(float(np.mean(exact)), rel=0.02)
 
 
-def test_sequences_a_pass_change_nothing(tiny_data: Path, make_recipe: MakeRecipe) -> None:
+def test_sequences_a_pass_change_nothing(
+    tiny_data: Path, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    original = validation.diffusion_forward
+
+    def spy(model: torch.nn.Module, batch: Any, *arguments: Any) -> torch.Tensor:
+        sizes.append(len(batch.input_ids))
+        return original(model, batch, *arguments)
+
+    monkeypatch.setattr(validation, "diffusion_forward", spy)
     recipe, tokenizer = make_recipe(), loading.tokenizer(tiny_data)
     model = Denoiser(load_model(recipe.model, tokenizer, "mdm"), "mdm")
     split, ids = loading.load_split(tiny_data, "validation"), (tokenizer.mask_token_id, tokenizer.pad_token_id)
     found = [validation_sums(model, split, METHODS["standard"], ids, 2, 0, (0, 1), CPU, chunk) for chunk in (None, 4)]
     torch.testing.assert_close(found[1], found[0])
+    assert sizes == [6, 6, 4, 4, 2, 2]
