@@ -1,12 +1,8 @@
 """Ray's token, as cluster.yaml and sweep.sbatch turn it on: without it nobody gets in."""
 
 import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from disturbance import free_port, ray_head
 
 pytestmark = pytest.mark.ray
 
@@ -28,12 +25,6 @@ class Head:
     address: str
     jobs: str
     """The job server."""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _without_token() -> dict[str, str]:
@@ -57,26 +48,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A Ray head on this machine that asks for TOKEN, which it reads from a file."""
     file = tmp_path_factory.mktemp("token") / "auth_token"
     file.write_text(TOKEN)
-    port, dashboard = _free_port(), _free_port()
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus=1", f"--port={port}", f"--dashboard-port={dashboard}",
-        "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
-    ]  # fmt: skip
-    folder = tempfile.mkdtemp(prefix="ray")
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(file), "RAY_TMPDIR": folder}
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_without_token() | auth
-    )
-    there = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}/api/jobs/")
-    try:
+    port, dashboard = free_port(), free_port()
+    with ray_head(
+        "--num-cpus=1", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
+        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(file),
+    ):  # fmt: skip
+        there = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}/api/jobs/")
         deadline = time.monotonic() + 100
         while _answer(there.jobs, TOKEN) != 200 and time.monotonic() < deadline:
             time.sleep(0.5)
         yield there
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,36 @@ def ray_folder() -> Iterator[str]:
 
 
 @contextmanager
+def ray_head(*options: str, **environment: str) -> Iterator[None]:
+    """`ray start --head` with these options on ports that no other Ray here has; ends with all its processes.
+
+    Every Ray on a machine wants the same ports for its agent, without which no job is accepted, and for Ray Client.
+    """
+    command = [
+        Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}",
+        "--disable-usage-stats", *options,
+    ]  # fmt: skip
+    without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    with ray_folder() as folder:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=without_token | environment | {"RAY_TMPDIR": folder},
+        )
+        try:
+            yield
+        finally:
+            below = list(descendants(process.pid))
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            for pid in below:  # nodes of an autoscaler do not end with it
+                kill(pid)
+
+
+@contextmanager
 def nodes(*cpus: float) -> Iterator[Cluster]:
     """A Ray cluster on this machine: a head without CPUs, and nodes with some; ends with all its processes."""
     with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:

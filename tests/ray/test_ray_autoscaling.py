@@ -1,23 +1,18 @@
 """A cluster that brings up nodes when a sweep needs them, and takes them down after it."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 import yaml
-from disturbance import Sweep, descendants, end_sweeps, free_port, kill, ray_folder, until
+from disturbance import Sweep, end_sweeps, free_port, ray_head, until
 from ray._private.state import GlobalState
 from ray._raylet import GcsClientOptions
 
 from raymdm.config.schema import Recipe
 
 MakeRecipe = Callable[..., Recipe]
-RAY = Path(sys.executable).with_name("ray")
 
 
 @pytest.fixture
@@ -29,28 +24,13 @@ def autoscaled(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     (tmp_path / "home").mkdir()
     file = tmp_path / "home" / "ray_bootstrap_config.yaml"
     file.write_text(yaml.safe_dump(_configuration(address)))
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus=0", f"--port={port}", f"--autoscaling-config={file}",
-        "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
-    ]  # fmt: skip
-    with ray_folder() as folder:
-        fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | fake | {"RAY_TMPDIR": folder},
-        )
+    options = ("--num-cpus=0", f"--port={port}", f"--autoscaling-config={file}", "--include-dashboard=false")
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
+    with ray_head(*options, **fake):
         try:
             yield address, tmp_path / "home"
         finally:
             end_sweeps()
-            below = list(descendants(process.pid))
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-            for pid in below:  # nodes of the autoscaler do not end with it
-                kill(pid)
 
 
 def _configuration(address: str) -> dict[str, object]:

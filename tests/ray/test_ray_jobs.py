@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disturbance import free_port, ray_folder, until
+from disturbance import free_port, ray_head, until
 from ray.job_submission import JobSubmissionClient
 
 from raymdm.config.load import dump_recipe
@@ -35,23 +35,8 @@ def _metrics(output: Path) -> dict[str, Any]:
 def head() -> Iterator[str]:
     """A Ray head on this machine with a job server; ends with all its processes."""
     port, dashboard = free_port(), free_port()
-    command = [
-        RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}",
-        "--dashboard-host=127.0.0.1", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
-    ]  # fmt: skip
-    with ray_folder() as folder:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=os.environ | {"RAY_TMPDIR": folder},
-        )
-        try:
-            yield f"http://127.0.0.1:{dashboard}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
+    with ray_head("--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"):
+        yield f"http://127.0.0.1:{dashboard}"
 
 
 Submit = Callable[..., subprocess.CompletedProcess[str]]
