@@ -83,7 +83,7 @@ def problem(module: str, name: str) -> str | None:
     if part not in SIBLINGS:
         return f"{module} is in no part of the house: add it to SIBLINGS"
     if part == "orchestrate" and within(name, REPORT):
-        return "the report is made by raymdm.cli"
+        return "the report is made by raymdm.reporting"
     if rest[0] == part or rest[0] in SIBLINGS[part]:
         return None
     return f"raymdm.{part} must not import raymdm.{rest[0]}"
