@@ -77,6 +77,9 @@ class DataConfig(Section):
     max_length: PositiveInt = 4096
     """Longest prompt + response (tokens) of training and validation rows, and longest prompt of test rows; longer ones
     are counted and left out (paper)."""
+    fill_response_to: PositiveInt | None = None
+    """Repeat an MDM's end of sequence until a response has this many tokens: usually `evaluate.generation_length`, so
+    that training's responses are as long as generation's. Longer ones stay and are counted. null: one end."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """A broken row ends the run with its file and line, or is counted and skipped."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
@@ -96,6 +99,15 @@ class DataConfig(Section):
     def _path_given(self) -> "DataConfig":
         if self.task not in ("sorting", "reasoning_gym") and not self.path:
             raise ValueError(f"`path` is needed for task {self.task!r}: a folder, a file or a datasets name")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_a_prompt(self) -> "DataConfig":
+        if self.fill_response_to and self.fill_response_to >= self.max_length:
+            raise ValueError(
+                f"`fill_response_to` ({self.fill_response_to}) must be below `max_length` ({self.max_length}), which "
+                "counts prompt and filled response together. Lower it, or raise `max_length`"
+            )
         return self
 
 

@@ -2,7 +2,8 @@ r"""Short answers in texts: what stands in \boxed{}, what it says without its La
 
 The cleaning is the paper's (its A.7.1), and some more LaTeX, entities of HTML and fractions are read besides. Numbers
 are compared exactly, as rational numbers. What is dropped and never converted: a percent sign (50% is 50, not 0.5), a
-currency, and another of the units in `raymdm.data.numbers`, where only one side has it. Any other word makes a text.
+currency, and another of the units in `raymdm.data.numbers`, and the `x =` before a value, where only one side has it.
+Any other word makes a text.
 """
 
 import html
@@ -20,22 +21,24 @@ _BRACES = re.compile(r"\\[{}]|\\(?:boxed|fbox)\s*\{|[{}]")
 
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _ESCAPED_AMPERSAND = re.compile(rf"\\(?={_ENTITY.pattern})")
-_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|([0-9])\s*([0-9]))")
 _FONT = (
     r"(?:text(?:bf|it|rm|sf|tt|sc|sl|up|md|normal)?|math(?:bf|it|rm|sf|tt|cal|bb|normal)|bf|it|rm|sf|tt|em|bm"
     r"|boldsymbol|emph|underline|mbox|hbox|operatorname|ensuremath)"
 )
-_WRAPPER = re.compile(rf"\\{_FONT}\s*\{{([^{{}}]*)\}}")
-"""Commands that change how their argument looks and not what it says, unlike \\sqrt{} or \\log{}."""
+_COMMAND = re.compile(rf"\\(?:(?P<font>{_FONT})|[dtc]?frac)(?![a-zA-Z])")
+"""Fractions, and commands that change how their argument looks and not what it says, unlike \\sqrt{} or \\log{}."""
+_ANY_BRACE = re.compile(r"(?<!\\)[{}]")
 _SWITCH = re.compile(
     rf"\\(?:{_FONT}|displaystyle|textstyle|left|right|[bB]igg?|tiny|small|normalsize|large|Large|LARGE|huge|Huge)"
     r"(?![a-zA-Z])"
 )
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _SPACING = re.compile(r"\\[,;:!]|\{,\}")
-_WIDE_SPACE = re.compile(r"\\q?quad\b|~")
-_TIMES = re.compile(r"\\(?:times|cdot)\b")
-_DEGREE = re.compile(r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b")
+_WIDE_SPACE = re.compile(r"\\q?quad(?![a-zA-Z])|~")
+_TIMES = re.compile(r"\\(?:times|cdot)(?![a-zA-Z])|[\u00b7\u22c5]")
+_DEGREE = re.compile(r"\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])")
+_VARIABLE = re.compile(r"([a-zA-Z])\s*=\s*(?=[^\s=])")
+"""What is before the value in `x = 5`."""
 _CHARACTERS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | {
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " ", "\u202f": " "})  # fmt: skip
 """Dashes, quotes and spaces as a keyboard has them."""
@@ -87,17 +90,14 @@ def clean(answer: str) -> str:
 
     As the paper has it: no whitespace around it, \text{...} unwrapped, \% made %, backslashes deleted, a trailing
     period trimmed. Besides: other fonts, sizes and colours are unwrapped, and so are braces, $...$ and **...** around
-    it; \frac{a}{b} becomes a/b, and &amp; what it stands for; dashes and quotes are as a keyboard has them.
+    it; \frac{a}{b} becomes a/b, \frac{a+b}{c} (a+b)/c, and &amp; what it stands for; dashes and quotes are as a
+    keyboard has them.
     """
-    answer = _FRACTION.sub(
-        lambda m: f" {(m[1] or m[3] or '').strip()}/{(m[2] or m[4] or '').strip()}", _without_entities(answer)
-    )
-    answer = _DEGREE.sub("°", _TIMES.sub("×", _COLOUR.sub("", answer)))
-    while (unwrapped := _WRAPPER.sub(r" \1", answer)) != answer:
-        answer = unwrapped
+    answer = _without_entities(answer).translate(_CHARACTERS)
+    answer = _without_commands(_DEGREE.sub("°", _TIMES.sub("×", _COLOUR.sub("", answer))))
     answer = _SPACING.sub(lambda m: "," if m[0] == "{,}" else "", _SWITCH.sub(" ", answer))
     answer = _WIDE_SPACE.sub(" ", answer.replace(r"\(", "").replace(r"\)", "")).replace("\\", "")
-    answer = re.sub(r"(?<=-) (?=[0-9]+/)", "", " ".join(answer.translate(_CHARACTERS).split()))
+    answer = re.sub(r"(?<=-) (?=[0-9.,]+/)", "", " ".join(answer.split()))
     answer = answer.strip("*").strip()
     if len(answer) > 1 and answer[0] == answer[-1] == "$" and answer.count("$") == 2:
         answer = answer[1:-1].strip()
@@ -107,6 +107,43 @@ def clean(answer: str) -> str:
 def _without_entities(answer: str) -> str:
     """Only entities that end with their semicolon: `AT&T` has none."""
     return _ENTITY.sub(lambda entity: html.unescape(entity[0]), _ESCAPED_AMPERSAND.sub("", answer))
+
+
+def _without_commands(answer: str) -> str:
+    """Fonts unwrapped and fractions with a slash. The last command is the first, and so what stands in another's
+    argument comes before it."""
+    for command in reversed(list(_COMMAND.finditer(answer))):
+        first = second = _argument(answer, command.end())
+        if first is not None and not command["font"]:
+            second = _argument(answer, first[1])
+        if first is None or second is None:
+            continue
+        said = first[0] if command["font"] else f"{_operand(first[0], '+-/')}/{_operand(second[0], '+-/×*')}"
+        answer = f"{answer[: command.start()]} {said}{answer[second[1] :]}"
+    return answer
+
+
+def _argument(text: str, start: int) -> tuple[str, int] | None:
+    """A command's argument that begins at `start`, in balanced braces or a digit, and where it ends; None without."""
+    start += len(text[start:]) - len(text[start:].lstrip())
+    if re.match("[0-9]", text[start:]):
+        return text[start], start + 1
+    if not text.startswith("{", start):
+        return None
+    depth = 0
+    for brace in _ANY_BRACE.finditer(text, start):
+        depth += (brace[0] == "{") - (brace[0] == "}")
+        if not depth:
+            return text[start + 1 : brace.start()], brace.end()
+    return None
+
+
+def _operand(text: str, operators: str) -> str:
+    """A part of a fraction: in parentheses when it has one of the operators, a sign aside, that no bracket holds."""
+    text = text.strip()
+    depths = accumulate((mark in "({[") - (mark in ")}]") for mark in text)
+    loose = any(place and not depth and text[place] in operators for place, depth in enumerate(depths))
+    return f"({text})" if loose else text
 
 
 def _without_braces(answer: str) -> str:
@@ -169,6 +206,11 @@ def _parts(answer: str) -> list[str]:
 
 
 def _same(one: str, other: str, tolerance: Fraction) -> bool:
+    variables = [_VARIABLE.match(answer) for answer in (one, other)]
+    if len({match[1] for match in variables if match}) == 1:  # one has a variable, or both the same
+        one, other = (
+            answer[match.end() if match else 0 :] for answer, match in zip((one, other), variables, strict=True)
+        )
     numbers = same_number(one, other, tolerance)
     return _plain(one) == _plain(other) if numbers is None else numbers
 

@@ -30,11 +30,13 @@ def tokenised_rows(
     model: ModelConfig,
     tokenizer: PreTrainedTokenizerFast,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a prepared split, one an example, whatever their length.
+    """The rows of a prepared split, one an example, whatever their length; a response ends with an end of sequence,
+    which is repeated up to `data.fill_response_to` tokens.
 
     `syntax` and `delimiter` are ascending positions (tokens) in `input_ids`, the former in the prompt and the latter in
     the response. `syntax_lost`: the chat template rewrote a message that holds syntax, whose tokens are unknown then.
-    Raises UserError, with the row's place, for text that the template or a `chars` alphabet does not take.
+    Raises UserError, with the row's place, for text that the template or a `chars` alphabet does not take, and for a
+    prompt with the mask token.
     """
     prompts = [_render(tokenizer, example, row_place(data, source, example.example_id)) for example in examples]
     if model.tokenizer.kind == "chars":
@@ -44,11 +46,18 @@ def tokenised_rows(
     tails = _encode(tokenizer, [example.response for example in examples], literal=True)
     pattern, announcing = re.compile(syntax_pattern(data)), delimiters(data)
     for example, prompt, head, tail in zip(examples, prompts, heads, tails, strict=True):
+        if tokenizer.mask_token_id in head.ids:  # what a template gives is read with its special tokens
+            raise UserError(
+                f"{row_place(data, source, example.example_id)}: the prompt holds the mask token "
+                f"{tokenizer.mask_token}, which a model takes for a token to predict: write it otherwise, or take the "
+                "row out"
+            )
         prompt_length = len(start) + len(head)
+        ends = [tokenizer.eos_token_id] * max(1, (data.fill_response_to or 0) - len(tail))
         syntax, lost = _syntax(tokenizer, example, prompt, pattern)
         yield {
             "example_id": example.example_id,
-            "input_ids": np.array([*start, *head.ids, *tail.ids, tokenizer.eos_token_id], dtype=np.int32),
+            "input_ids": np.array([*start, *head.ids, *tail.ids, *ends], dtype=np.int32),
             "prompt_length": prompt_length,
             "prompt": prompt,
             "response": example.response,

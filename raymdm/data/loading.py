@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow.parquet
-import torch
-from transformers import PreTrainedTokenizerFast
 
 from raymdm.data.marks import SYNTAX
 from raymdm.errors import UserError
 from raymdm.keys import generator
+
+# processes that only drive others read prepared folders too: torch and transformers, which take seconds to import, come
+# with what computes
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Split:
     example_ids: np.ndarray
     """(N,) int64: 0-based row of the file the example came from."""
     input_ids: list[np.ndarray]
-    """N read-only arrays int32 of any length: prompt, response and one end-of-sequence token."""
+    """N read-only arrays int32 of any length: prompt, response and one end-of-sequence token, or as many as fill the
+    response (`data.fill_response_to`)."""
     prompt_lengths: np.ndarray
     """(N,) int32: tokens of the prompt."""
     prompts: list[str]
@@ -56,19 +61,19 @@ class Split:
 class Batch(NamedTuple):
     """Right-padded sequences."""
 
-    input_ids: torch.Tensor
+    input_ids: "torch.Tensor"
     """(B, L) int64."""
-    attention_mask: torch.Tensor
+    attention_mask: "torch.Tensor"
     """(B, L) bool: true where there is a token rather than padding."""
-    response_mask: torch.Tensor
+    response_mask: "torch.Tensor"
     """(B, L) bool: the response with its end-of-sequence token."""
-    syntax_mask: torch.Tensor
+    syntax_mask: "torch.Tensor"
     """(B, L) bool: tokens of the prompt that are its syntax."""
-    delimiter_mask: torch.Tensor
+    delimiter_mask: "torch.Tensor"
     """(B, L) bool: tokens of the response that announce the answer."""
 
 
-def eligible_tokens(batch: Batch, which: str) -> torch.Tensor:
+def eligible_tokens(batch: Batch, which: str) -> "torch.Tensor":
     """The tokens that a method may mask, (B, L) bool (method section 3).
 
     `response`: the response; `all`: every token that is not padding (pre-training); `syrm`: the response and the
@@ -143,8 +148,10 @@ def require_tokens(folder: Path, kind: Literal["syntax", "delimiter"]) -> None:
     )
 
 
-def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """The tokenizer that a prepared folder was made with; runs no code from a model repository."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast.from_pretrained(Path(folder) / "tokenizer")
 
 
@@ -160,6 +167,8 @@ def collate(
     `prompt_lengths` (B,) in tokens; `syntax` and `delimiter`: B arrays of positions, as a Split has them; null marks
     none. What is padding is said by `attention_mask`, never by `pad_id`, which may be the id of a real token.
     """
+    import torch
+
     lengths = np.array([len(ids) for ids in input_ids])
     position = np.arange(lengths.max())[None, :]
     attention = position < lengths[:, None]

@@ -10,16 +10,24 @@ _LARGEST_EXPONENT = 300
 _FIRST_YEAR = 1000
 """A numerator from here on may as well be a year, as in 2017/2018."""
 
-_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+_DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+_TIMES = r"\s*[x×*]\s*"
+_POWER = r"10\s*\^\s*\{?\s*[-+]?[0-9]{1,4}\s*\}?"
+_DIVISOR = rf"(?:{_POWER}|{_DECIMAL}(?:e[-+]?[0-9]{{1,4}})?)"
+_SIMPLE = rf"(?:{_DECIMAL}{_TIMES}{_POWER}|{_DIVISOR})"
+_GROUP = rf"\(\s*[-+]?{_SIMPLE}(?:\s*/\s*{_DIVISOR})?\s*\)"
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?P<before>(?:us|ca?)?\$|usd|cad|eur|gbp|[€£¥])?\s*(?P<sign_after>[-+]?)\s*
-    (?: (?:(?P<whole>[0-9]+)\s+)? (?P<above>[0-9]+)\s*/\s*(?P<below>[0-9]+)
-      | (?:(?P<factor>{_DECIMAL})\s*(?:x|×|\*)\s*)? 10\s*\^\s*\{{?\s*(?P<power>[-+]?[0-9]{{1,4}})\s*\}}?
-      | (?P<decimal>{_DECIMAL}) (?:e(?P<exponent>[-+]?[0-9]{{1,4}}))?
+    (?: (?:(?P<whole>[0-9]+)\s+)? (?P<above>[0-9]+)\s*/\s*(?P<below>[0-9]+) (?![\d.,^]|e[-+]?\d)
+      | (?P<over>{_SIMPLE}|{_GROUP})\s*/\s*(?P<under>[-+]?{_DIVISOR}|{_GROUP})
+      | (?P<spaced>[0-9]{{1,3}}(?:[ ][0-9]{{3}})+(?:\.[0-9]*)?)
+      | (?P<simple>{_SIMPLE})
     )
+    (?:\s*(?P<scale>hundred|thousand|million|billion|trillion)s?\b)?
     \s*(?P<after>[^\d\s].*)?""",
     re.VERBOSE | re.IGNORECASE,
 )
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SPELLINGS = """
     %: percent, per cent, percentage, pct
     pp: percentage point, percentage points
@@ -77,8 +85,8 @@ _SPELLINGS = """
     time: times
     point: points
 """
-"""Units that a number may have or lack; none is longer than a few words. None that could be a variable or a multiple:
-2n, 3i and 5 million are texts."""
+"""Units that a number may have or lack; none is longer than a few words. None that could be a variable: 2n and 3i are
+texts."""
 
 
 def _units() -> dict[str, str]:
@@ -107,8 +115,9 @@ class _Number(NamedTuple):
 def same_number(one: str, other: str, tolerance: Fraction = Fraction(0)) -> bool | None:
     """Whether two answers are the same number; None where one of them is none.
 
-    Numbers are decimals, with thousands separators or without, `3/4`, `1 3/4`, `1.5e3`, `1.5 x 10^3` and `10^3`,
-    exponents up to 300, in parentheses or not. They are the same when they are equal, or differ by less than
+    Numbers are decimals, with thousands separators or without (commas, or spaces between groups of three digits),
+    `1.5e3`, `1.5 x 10^3` and `10^3`, exponents up to 300, fractions of two such (`3/4`, `10^3/2`, `(1/2)/3`), `1 3/4`,
+    and `5 million`, in parentheses or not. They are the same when they are equal, or differ by less than
     `tolerance`; two fractions, and what may be years such as 2017/2018, must be equal. Units must agree if both have
     one; a unit that one lacks must be more than a letter.
     """
@@ -130,8 +139,9 @@ def _parse(answer: str) -> _Number | None:
     if unit is None or value is None:
         return None
     negative = "-" in (match["sign"], match["sign_after"])
-    above = int(match["above"] or 0)
-    return _Number(-value if negative else value, unit, match["above"] is not None, above >= _FIRST_YEAR)
+    value *= _SCALES[match["scale"].lower()] if match["scale"] else 1
+    is_fraction = bool(match["above"] or match["over"])
+    return _Number(-value if negative else value, unit, is_fraction, int(match["above"] or 0) >= _FIRST_YEAR)
 
 
 def _unit(before: str, after: str) -> str | None:
@@ -143,10 +153,29 @@ def _unit(before: str, after: str) -> str | None:
 
 def _value(match: re.Match[str]) -> Fraction | None:
     if match["above"]:
-        below = int(match["below"])
-        return int(match["whole"] or 0) + Fraction(int(match["above"]), below) if below else None
-    exponent = int(match["exponent"] or match["power"] or 0)
-    if abs(exponent) > _LARGEST_EXPONENT:
+        part = _quotient(match["above"], match["below"])
+        return None if part is None else int(match["whole"] or 0) + part
+    if match["over"]:
+        return _quotient(match["over"], match["under"])
+    return _simple(match["simple"] or match["spaced"].replace(" ", ""))
+
+
+def _quotient(over: str, under: str) -> Fraction | None:
+    """None where the divisor is 0, or a part cannot be read."""
+    above, below = _operand(over), _operand(under)
+    return above / below if above is not None and below else None
+
+
+def _operand(text: str) -> Fraction | None:
+    over, slash, under = text.strip("() ").partition("/")
+    return _quotient(over, under) if slash else _simple(over)
+
+
+def _simple(text: str) -> Fraction | None:
+    """The value of a decimal, `1.5e3`, `1.5 x 10^3` or `10^3`; None for an exponent that is too large."""
+    compact = re.sub(r"[\s,{}]", "", text).lower()
+    scientific = re.sub(r"[x×*]10\^", "e", re.sub(r"^([-+]?)10\^", r"\g<1>1e", compact))
+    digits, _, exponent = scientific.partition("e")
+    if abs(int(exponent or 0)) > _LARGEST_EXPONENT:
         return None
-    digits = match["decimal"] or match["factor"] or "1"
-    return Fraction(digits.replace(",", "").rstrip(".")) * Fraction(10) ** exponent
+    return Fraction(digits.rstrip(".")) * Fraction(10) ** int(exponent or 0)

@@ -28,7 +28,7 @@ from raymdm.data.tokenizer import EOS, check_learnt, load_tokenizer
 from raymdm.errors import UserError
 from raymdm.keys import generator
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised whenever the same rows would be prepared differently."""
 
 _BATCH = 1000
@@ -58,12 +58,14 @@ class Prepared(NamedTuple):
     counts: dict[str, float]
 
 
-def prepare(data: DataConfig, model: ModelConfig, cache: Path) -> Path:
+def prepare(data: DataConfig, model: ModelConfig, cache: Path, family: str = "mdm") -> Path:
     """Make, or find, the folder `cache/<hash>` with train, validation and test parquet, tokenizer and meta.json.
 
+    family: what the model is trained as, `mdm` or `arm`, whose responses `data.fill_response_to` leaves alone.
     Safe when several processes prepare the same data at once: each writes a folder of its own, and the first to
     rename it wins. Raises UserError for rows, files or settings that can't be used.
     """
+    data = _for_family(data, family)
     tokenizer = _pretrained_tokenizer(model)
     digest = _content_hash(data, model, tokenizer)
     folder = Path(cache) / digest
@@ -88,12 +90,13 @@ def prepare(data: DataConfig, model: ModelConfig, cache: Path) -> Path:
     return folder
 
 
-def check_source(data: DataConfig, model: ModelConfig) -> None:
+def check_source(data: DataConfig, model: ModelConfig, family: str = "mdm") -> None:
     """Fast check before anything long starts: the tokenizer loads, the first rows of both splits can be used, and local
     files have the rows that are asked for.
 
     Raises the UserError that `prepare` would raise for them.
     """
+    data = _for_family(data, family)
     check_learnt(model)
     tokenizer = _pretrained_tokenizer(model)
     eos = EOS if tokenizer is None else _eos(tokenizer)
@@ -103,8 +106,24 @@ def check_source(data: DataConfig, model: ModelConfig) -> None:
         if data.path is not None:
             check_part(data, source)
         examples = read_examples(data, source, eos, limit=ROWS_CHECKED).examples
-        if tokenizer is not None:
-            _tokenise(examples, source, data, model, tokenizer)
+        own = model.tokenizer.kind == "chars"  # whose lengths do not depend on the rows that it is learnt from
+        reader = load_tokenizer(model, example_texts(examples)) if own else tokenizer
+        if reader is not None and not _tokenise(examples, source, data, model, reader).counts["kept"]:
+            _check_all(source, data, model, None if own else reader)
+
+
+def _check_all(source: Source, data: DataConfig, model: ModelConfig, tokenizer: PreTrainedTokenizerFast | None) -> None:
+    """Raise UserError where no row of a split is short enough; not often needed, so it may take what `prepare` does."""
+    most = data.max_train_examples if source == "train" else data.max_test_examples
+    eos = EOS if tokenizer is None else _eos(tokenizer)
+    examples = read_examples(data, source, eos, most).examples
+    reader = tokenizer or load_tokenizer(model, example_texts(examples))
+    _check_not_empty({source: _tokenise(examples, source, data, model, reader)}, data)
+
+
+def _for_family(data: DataConfig, family: str) -> DataConfig:
+    assert family in ("mdm", "arm")
+    return data if family == "mdm" else data.model_copy(update={"fill_response_to": None})
 
 
 def _pretrained_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast | None:
@@ -204,8 +223,26 @@ def _tokenise(
             source,
         )
     counts: dict[str, float] = {"rows": len(examples), "too_long": too_long, "kept": len(rows), "longest": longest}
+    counts |= _fill_counts(rows, source, data.fill_response_to)
     counts |= _mark_counts(rows, "syntax") | _mark_counts(rows, "delimiter")
     return Prepared(pyarrow.Table.from_pylist(rows, schema=_SCHEMA), counts)
+
+
+def _fill_counts(rows: list[dict[str, Any]], source: Source, fill: int | None) -> dict[str, float]:
+    """How many of the kept rows have a response, its end included, longer than the fill; nothing without one."""
+    if fill is None:
+        return {}
+    longer = sum(len(row["input_ids"]) - row["prompt_length"] > fill for row in rows)
+    if longer:
+        _log.warning(
+            "%d of %d %s responses have more than data.fill_response_to (%d) tokens, their end included, and stay as "
+            "they are",
+            longer,
+            len(rows),
+            source,
+            fill,
+        )
+    return {"longer_than_fill": longer}
 
 
 def _mark_counts(rows: list[dict[str, Any]], kind: str) -> dict[str, float]:

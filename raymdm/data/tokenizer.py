@@ -19,6 +19,8 @@ SPECIAL_TOKENS = [PAD, EOS, MASK]
 
 # Masked diffusion checkpoints that have a mask token but may not declare it: LLaDA, Dream and LLaDA-MoE, iLLaDA.
 _MASKS_IN_USE = ("<|mdm_mask|>", "<|mask|>", "<[MASK]>", MASK)
+_FILES = ("tokenizer.*", "vocab*", "*.model", "*.tiktoken")
+"""What a tokenizer's vocabulary is called in a folder."""
 _MASK_IDS: dict[str | None, int] = {"illada": 5}
 """Mask token of a model type whose config.json does not say."""
 
@@ -91,6 +93,8 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
         raise UserError(f"{field} {path!r}: no such folder. Give one with tokenizer.json, or the name of one on a hub")
     try:
         path = str(fetched(path)) if "://" in path else path
+        if not model.trust_remote_code:
+            _require_files(path, field)
         tokenizer = _read(path, field, model.trust_remote_code)
         config = {} if model.tokenizer.path else _config(path)
         named = config.get("mask_token_id")
@@ -122,6 +126,17 @@ def _pretrained(model: ModelConfig) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return cast(PreTrainedTokenizerFast, tokenizer)
+
+
+def _require_files(path: str, field: str) -> None:
+    """Raise UserError for a folder without a tokenizer, for which transformers would ask for other packages."""
+    if not Path(path).is_dir():
+        return  # a name on a hub
+    if not any(found.is_file() for pattern in _FILES for found in Path(path).glob(pattern)):
+        raise UserError(
+            f"{field}: {path!r} holds no tokenizer: there is no tokenizer.json, tokenizer.model or vocab.json. Copy "
+            "its files there, or name the tokenizer's folder by model.tokenizer.path"
+        )
 
 
 def _read(path: str, field: str, trust_remote_code: bool) -> Any:

@@ -60,3 +60,25 @@ def test_check_source_finds_a_part_beyond_a_parquet_file(tmp_path: Path, chars: 
     check_source(data, chars)
     with pytest.raises(UserError, match=r"rows\.parquet: rows 10 to 30 are asked for, but it has 20"):
         check_source(data.model_copy(update={"test_split": "rows[10:30]"}), chars)
+
+
+@pytest.mark.parametrize("rows", [8, 20])
+def test_check_source_finds_that_no_row_fits(
+    sft: Sft, chars: ModelConfig, pretrained: Pretrained, rows: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = [{"prompt": "one one one", "response": "two"}] * rows
+    for model in (chars, pretrained(CHAT)):
+        with pytest.raises(UserError, match=r"data\.max_length: no train row has 4 tokens or fewer"):
+            check_source(sft(long, max_length=4), model)
+
+
+def test_check_source_looks_further_where_the_first_rows_do_not_fit(sft: Sft, chars: ModelConfig) -> None:
+    rows = [*[{"prompt": "a long one", "response": "a"}] * 10, {"prompt": "a", "response": "a"}]
+    check_source(sft(rows, max_length=4), chars)
+    with pytest.raises(UserError, match="no train row"):
+        check_source(sft(rows, max_length=4, max_train_examples=10), chars)
+
+
+def test_check_source_finds_that_no_generated_row_fits(chars: ModelConfig) -> None:
+    with pytest.raises(UserError, match=r"data\.max_length: no test prompt has 2 tokens or fewer"):
+        check_source(DataConfig(task="sorting", max_length=2, num_train=20, num_test=20), chars)

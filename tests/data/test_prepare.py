@@ -84,6 +84,12 @@ def test_template_that_refuses_a_row_names_it(sft: Sft, pretrained: Pretrained, 
         prepare(data, pretrained(template), tmp_path / "c")
 
 
+def test_mask_token_through_a_template_is_refused(sft: Sft, pretrained: Pretrained, tmp_path: Path) -> None:
+    data = sft([{"prompt": "one", "response": "two"}, {"prompt": "one [MASK] two", "response": "two"}])
+    with pytest.raises(UserError, match=r"line 2: the prompt holds the mask token \[MASK\]"):
+        prepare(data, pretrained(CHAT), tmp_path / "c")
+
+
 def test_end_of_sequence_written_in_the_data_stays_single(sft: Sft, pretrained: Pretrained, tmp_path: Path) -> None:
     data = sft([{"prompt": "one", "response": "two</s>"}, {"prompt": "one", "response": "two </s> three"}])
     folder = prepare(data, pretrained(), tmp_path / "c")
