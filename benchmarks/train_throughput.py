@@ -5,12 +5,17 @@ Qwen2.5-0.5B fine-tuned as a whole. The bare step gets its noised batches ready 
 optimiser step, no more; steps alternate. The speed is counted in useful operations: two a weight and token forward, two
 for the gradient by the activations and two for that by the weights where they are trained, the output layer for the
 masked tokens alone, attention among all tokens, nothing for what checkpointing computes again. It is compared to a
-large matrix product on the same device. `python benchmarks/train_throughput.py [--device cuda] [--shape 8b]`
+large matrix product on the same device, and, as model FLOP utilisation (MFU), to the peak that the maker states:
+`--peak-tflops`, known for some GPUs. `--loss-head` takes several to set side by side: `chunked`, a fused kernel, or
+`full`, which computes the logits of all positions, as plain training does, and is measured with the bare step alone.
+`python benchmarks/train_throughput.py [--device cuda] [--shape 8b] [--loss-head chunked full liger]`
 """
 
 import argparse
+import gc
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +27,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from raymdm.config.inputs import AdapterConfig
@@ -69,6 +75,9 @@ SHAPES = {
     "8b": Shape(4096, 12_288, 32, 32, 32, 126_464, 4096, 8, 2, lora=True, recompute=True),
 }
 METHOD, ROWS, MASK = METHODS["standard"], 64, 1
+HEADS = ("chunked", "full", "liger", "cut_cross_entropy")
+PEAKS = {"H100 NVL": 835.0, "H200 NVL": 835.0, "H100 PCIe": 756.0, "H100": 989.0, "H200": 989.0, "A100": 312.0}
+"""Dense bf16 tensor-core TFLOP/s by NVIDIA's data sheets, by a part of the device's name; the first that fits."""
 
 
 def make_model(shape: Shape, device: torch.device) -> LlamaForCausalLM:
@@ -104,7 +113,8 @@ def make_run(shape: Shape, device: torch.device, loss_head: str, scratch: Path) 
     recipe: Recipe = load_recipe(
         Path(__file__).parents[1] / "jobs" / "recipes" / "quickstart.yaml",
         [f"train.global_batch_size={shape.batch}", f"train.micro_batch_size={shape.micro}",
-         f"train.loss_head={loss_head}", f"train.activation_checkpointing={str(shape.recompute).lower()}"],
+         f"train.loss_head={loss_head}", f"train.gpus_per_worker={int(device.type == 'cuda')}",
+         f"train.activation_checkpointing={str(shape.recompute).lower()}"],
     )  # fmt: skip
     worker, settings = Worker(lambda metrics: None, Storage(str(scratch / "run")), device=device), recipe.train
     model = make_model(shape, device)
@@ -140,15 +150,24 @@ def _to(part: Any, device: torch.device) -> Any:
     return part.to(device) if isinstance(part, torch.Tensor) else type(part)(*(inner.to(device) for inner in part))
 
 
-def bare_step(run: Run, batches: list[Any]) -> None:
-    """Forward, backward and optimiser step."""
+def bare_step(run: Run, batches: list[Any], full: bool) -> None:
+    """Forward, backward and optimiser step; full: with the logits of all positions."""
     for noised, attention, masks in batches:
         with precision(run.worker.device):
-            token = run.denoiser(noised.input_ids, attention, noised.targets, noised.labels, run.inputs.loss_head)
+            if full:
+                token = all_logits(run.denoiser, noised, attention)
+            else:
+                token = run.denoiser(noised.input_ids, attention, noised.targets, noised.labels, run.inputs.loss_head)
             losses = sequence_losses(token, noised, masks)
         (losses.sum() / run.inputs.batch_size).backward()
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
+
+
+def all_logits(denoiser: Denoiser, noised: Any, attention: torch.Tensor) -> torch.Tensor:
+    """Cross-entropies (M,) of the targets, chosen from the logits of all positions, in float32."""
+    logits = denoiser.model(input_ids=noised.input_ids, attention_mask=attention, use_cache=False).logits
+    return functional.cross_entropy(logits.float()[noised.targets], noised.labels, reduction="none")
 
 
 def operations(run: Run, shape: Shape, masked: float) -> float:
@@ -181,46 +200,83 @@ def peak_speed(device: torch.device) -> float:
     return 2 * size**3 / min(seconds(device, lambda: one @ one) for _ in range(8))
 
 
+class Measured(NamedTuple):
+    """A way's median step."""
+
+    seconds: float
+    peak: float
+    """GiB."""
+    useful: float
+    """Operations of the step."""
+
+
+def measure(shape: Shape, device: torch.device, head: str, steps: int) -> dict[str, Measured]:
+    """Ways -> their steps with a loss head, in alternation; the first two steps do not count."""
+    times: dict[str, list[float]] = {}
+    peak: dict[str, float] = {}
+    masked = 0
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(shape, device, "chunked" if head == "full" else head, Path(folder))
+        for step in range(steps + 2):
+            batches = ready(run, shape, step)
+            masked += sum(int(noised.targets.sum()) for noised, *_ in batches)
+            actions: dict[str, Callable[[], object]] = {"bare torch": partial(bare_step, run, batches, head == "full")}
+            if head != "full":
+                actions["raymdm"] = partial(train_step, run)
+            for name, action in actions.items():
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                times.setdefault(name, []).append(seconds(device, action))
+                peak[name] = max(peak.get(name, 0.0), _peak_gib(device))
+        useful = operations(run, shape, masked / (shape.batch * shape.length) / (steps + 2))
+        run.writer.close()
+    return {name: Measured(statistics.median(values[2:]), peak[name], useful) for name, values in times.items()}
+
+
+def stated_peak(device: torch.device, given: float | None) -> float | None:
+    """TFLOP/s that the device's maker states, or as given; None where it is not known."""
+    if given is not None or device.type == "cpu":
+        return given
+    name = torch.cuda.get_device_name()
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--loss-head", default="chunked")
+    parser.add_argument("--loss-head", choices=HEADS, nargs="+", default=["chunked"])
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--peak-tflops", type=float, help="for the MFU; of A100, H100 and H200 it is known")
     arguments = parser.parse_args()
     device, shape = torch.device(arguments.device), SHAPES[arguments.shape]
     if device.type == "cpu":
         torch.set_num_threads(1)
-    times: dict[str, list[float]] = {"bare torch": [], "raymdm": []}
-    peak: dict[str, float] = {}
-    masked = 0
-    with tempfile.TemporaryDirectory() as folder:
-        run = make_run(shape, device, arguments.loss_head, Path(folder))
-        for step in range(arguments.steps + 2):
-            batches = ready(run, shape, step)
-            masked += sum(int(noised.targets.sum()) for noised, *_ in batches)
-            actions: dict[str, Callable[[], object]] = {
-                "bare torch": partial(bare_step, run, batches),
-                "raymdm": partial(train_step, run),
-            }
-            for name, action in actions.items():
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                times[name].append(seconds(device, action))
-                peak[name] = _peak_gib(device)
-    tokens = shape.batch * shape.length
-    useful = operations(run, shape, masked / tokens / (arguments.steps + 2))
-    fastest = peak_speed(device)
-    middle = {name: statistics.median(values[2:]) for name, values in times.items()}
-    table = Table("way", "step, s", "over bare", "tokens/s", "of a matrix product's speed", "peak memory, GiB")
-    for name, value in middle.items():
-        table.add_row(
-            name, f"{value:.3f}", f"{value / middle['bare torch']:.3f}", f"{tokens / value:,.0f}",
-            f"{useful / value / fastest:.1%}", f"{peak[name]:.2f}",
-        )  # fmt: skip
+        if len(arguments.loss_head) > 1:
+            print("peak memory is that of the process so far: name one --loss-head a run", file=sys.stderr)
+    found = {}
+    for head in arguments.loss_head:
+        found[head] = measure(shape, device, head, arguments.steps)
+        gc.collect()  # the model before must be gone
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    show(found, shape, peak_speed(device), stated_peak(device, arguments.peak_tflops))
+
+
+def show(found: dict[str, dict[str, Measured]], shape: Shape, fastest: float, stated: float | None) -> None:
+    """Print a line a loss head and way; fastest: operations a second of a matrix product; stated: TFLOP/s."""
+    table = Table("loss head", "way", "step, s", "over bare", "tokens/s", "of a matrix product", "MFU", "peak, GiB")
+    for head, ways in found.items():
+        for name, step in ways.items():
+            mfu = "-" if stated is None else f"{step.useful / step.seconds / stated / 1e12:.1%}"
+            table.add_row(
+                head, name, f"{step.seconds:.3f}", f"{step.seconds / ways['bare torch'].seconds:.3f}",
+                f"{shape.batch * shape.length / step.seconds:,.0f}", f"{step.useful / step.seconds / fastest:.1%}", mfu,
+                f"{step.peak:.2f}",
+            )  # fmt: skip
     Console().print(table)
-    count = sum(parameter.numel() for parameter in run.denoiser.parameters())
-    Console().print(f"{count / 1e6:,.1f} M parameters; matrix product: {fastest / 1e12:.3g} TFLOP/s")
+    known = "not stated: give --peak-tflops" if stated is None else f"{stated:g} TFLOP/s"
+    Console().print(f"matrix product: {fastest / 1e12:.3g} TFLOP/s; peak for the MFU: {known}")
 
 
 def _peak_gib(device: torch.device) -> float:

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from raymdm.comparison.document import Report
 from raymdm.comparison.levels import complete
 from raymdm.comparison.runs import Runs
-
-IDENTICAL = 1e-12
-"""Runs closer than this, relative to their size, repeat one another."""
+from raymdm.comparison.samples import repeat_one_run
 
 
 def notes(report: Report, runs: Runs) -> list[str]:
@@ -64,9 +62,11 @@ def _seeds(report: Report, runs: Runs) -> Iterator[str]:
             "These intervals do not cover which test examples were drawn."
         )
     if runs.sweeps:
+        ordered = any(sweep.recipe.train.order_seed == "run" for sweep in runs.sweeps)
+        order = ", and with train.order_seed: run the order of the rows" if ordered else ""
         yield (
-            "Seeds change masking rates and masks only: spread and intervals do not cover another split or another "
-            "initialisation."
+            f"Seeds change masking rates and masks only{order}: spread and intervals do not cover another split or "
+            "another initialisation."
         )
 
 
@@ -121,8 +121,9 @@ def _reading(report: Report, runs: Runs) -> Iterator[str]:
     repeated = [label for label in runs.arms if _repeats(runs, label)]
     if repeated:
         yield (
-            f"{', '.join(repeated)}: all seeds gave the same run. A seed changes masking rates and masks alone, and an "
-            "ARM has neither, so its spread of 0 says nothing about how ARMs vary."
+            f"{', '.join(repeated)}: all seeds gave the same run, rounding aside. Nothing in an ARM's training depends "
+            "on the seed, so its spread says nothing about how ARMs vary. With train.order_seed: run each seed has an "
+            "order of the rows of its own."
         )
     if any(sweep.recipe.arm_model for sweep in runs.sweeps) and runs.arms:
         yield "arm trains another model (arm_model): its difference is one of model and method together."
@@ -138,8 +139,4 @@ def _reading(report: Report, runs: Runs) -> Iterator[str]:
 
 def _repeats(runs: Runs, label: str) -> bool:
     """Whether a method has several runs on a task, and all are the same."""
-    for task in runs.tasks:
-        values = [*runs.values(task, label, runs.metric.key).values()]
-        if len(values) > 1 and max(values) - min(values) <= IDENTICAL * max(map(abs, values)):
-            return True
-    return False
+    return any(repeat_one_run(runs, task, label, runs.metric.key) for task in runs.tasks)

@@ -72,6 +72,6 @@ def _sweep(runs: Runs, place: int) -> dict[str, Any]:
         "environment": sweep_tables.environment_table(sweep),
         "calibrations": sweep_tables.calibration_table(calibrations, sweep.recipe) if calibrations else None,
         "examples": sweep_tables.examples(sweep),
-        "git_commit": sweep.info.git_commit,
+        "git_commit": sweep_tables.checkout(sweep),
         "recipe_text": sweep.recipe_text,
     }

@@ -3,7 +3,7 @@
 Shape legend: S finished seeds of a method, E test examples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -54,6 +54,14 @@ class SweepInfo(BaseModel):
     experiment: str = ""
 
 
+class Origin(BaseModel):
+    """Code and libraries that drove a run."""
+
+    git_commit: str | None
+    raymdm_version: str
+    environment: dict[str, str]
+
+
 class TrialResult(BaseModel):
     """result.json of a trial."""
 
@@ -64,6 +72,8 @@ class TrialResult(BaseModel):
     status: Literal["finished", "failed"]
     error: str | None = None
     metrics: dict[str, float | None] = {}
+    origins: list[Origin] = []
+    """In their order, several where the run went on under others; empty: not recorded, those of the sweep's start."""
 
 
 class SourceVariance(BaseModel):
@@ -121,6 +131,8 @@ class Sweep:
     """Trials of the grid without a result: folder name and error."""
     strangers: list[str]
     """Folders of trials that the recipe does not name; they are left out."""
+    origins: list[Origin] = field(default_factory=list)
+    """Those that the finished runs came from, each once, or that of the sweep's start where they do not say."""
 
     def values(self, method: str, metric: str) -> np.ndarray:
         """A metric over the method's finished seeds, (S,), or fewer where a run did not report it; may hold NaN."""
@@ -167,7 +179,21 @@ def load_sweep(folder: Path) -> Sweep:
         },
         failures=failures,
         strangers=_strangers(folder / "trials", cells),
+        origins=_origins(info, [result for _, result in finished]),
     )
+
+
+def start_of(info: SweepInfo) -> Origin:
+    """What a sweep was begun under."""
+    return Origin(git_commit=info.git_commit, raymdm_version=info.raymdm_version, environment=info.environment)
+
+
+def _origins(info: SweepInfo, results: list[TrialResult]) -> list[Origin]:
+    found: list[Origin] = []
+    for origin in (origin for result in results for origin in result.origins or [start_of(info)]):
+        if origin not in found:
+            found.append(origin)
+    return found
 
 
 def planned_cells(recipe: Recipe, info: SweepInfo) -> list[tuple[str, int]]:

@@ -3,17 +3,24 @@
 Shape legend: S seeds, E test examples.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
 from raymdm.comparison.document import Role
+from raymdm.comparison.results import LOGGED, Sweep
 from raymdm.comparison.runs import Runs, finite
 from raymdm.comparison.stats.intervals import variance
+from raymdm.errors import UserError
 
 Asked = Sequence[tuple[str, ...]]
 """Pairs of labels that somebody wants compared, in either order."""
+
+_DROPOUT = re.compile(r"(?!classifier|summary).*(dropout|pdrop|layerdrop|dropout_prob)")
+"""Fields of a model's config.json, those of heads that a language model lacks aside."""
 
 
 class Pair(NamedTuple):
@@ -81,7 +88,8 @@ def samples(runs: Runs, task: str, pair: Pair, metric: str) -> Iterator[tuple[Sa
     """The two sides; nothing where a side has no run or one that is not finite.
 
     Where one side lacks seeds of the other, both are taken on those that both have. Seeds that were chosen apart, or
-    added as needed, are all used: the sides are not paired.
+    added as needed, are all used: the sides are not paired. Runs that repeat one another differ by rounding alone, as
+    GPUs round: each of them stands for their mean.
     """
     ours, theirs = runs.values(task, pair.label, metric), runs.values(task, pair.reference, metric)
     if not ours or not theirs or not finite([*ours.values(), *theirs.values()]):
@@ -89,7 +97,7 @@ def samples(runs: Runs, task: str, pair: Pair, metric: str) -> Iterator[tuple[Sa
     if (len(ours), len(theirs)) != (runs.num_runs(task, pair.label), runs.num_runs(task, pair.reference)):
         return  # a mean without the run that did not report the metric would flatter its method
     incomplete = not runs.adaptive and (ours.keys() < theirs.keys() or theirs.keys() < ours.keys())
-    if len(theirs) > 1 and runs.families[pair.reference] == "arm" and variance(np.array([*theirs.values()])) == 0:
+    if runs.families[pair.reference] == "arm" and repeat_one_run(runs, task, pair.reference, metric):
         incomplete = False  # a single run, whatever its seeds are called
     common = [seed for seed in ours if seed in theirs]
     sides = [
@@ -104,4 +112,45 @@ def _sample(runs: Runs, task: str, label: str, metric: str, values: dict[int, fl
     left_out = runs.num_runs(task, label) - len(seeds)
     scores = runs.scores.get((task, label)) if metric == "accuracy" else None
     chosen = None if scores is None else scores.values[[scores.seeds.index(seed) for seed in seeds]]
-    return Sample(seeds, np.array(list(values.values())), chosen, left_out)
+    sample = Sample(seeds, np.array(list(values.values())), chosen, left_out)
+    return _averaged(sample) if repeat_one_run(runs, task, label, metric) else sample
+
+
+def _averaged(sample: Sample) -> Sample:
+    """Each run in place of their mean."""
+    values = np.full_like(sample.values, sample.values.mean())
+    scores = sample.scores
+    return sample._replace(values=values, scores=None if scores is None else np.tile(scores.mean(0), (len(scores), 1)))
+
+
+def repeat_one_run(runs: Runs, task: str, label: str, metric: str) -> bool:
+    """Whether a label has several runs, and they are one and the same: by their values, or by their recipes."""
+    values = np.array([*runs.values(task, label, metric).values()])
+    if len(values) < 2 or not finite(values):
+        return False
+    if variance(values) == 0:
+        return True
+    table = runs.table[(runs.table["task"] == task) & (runs.table["label"] == label)]
+    own = {*zip(*(table[name] for name in ("task", "model", "method", "seed")), strict=True)}
+    held = [run for sweep in runs.sweeps for run in _runs_of(sweep, own)]
+    return len(held) == len(own) and all(_ignores_seed(*run) for run in held)
+
+
+def _runs_of(sweep: Sweep, wanted: set[tuple[str, str, str, int]]) -> list[tuple[Sweep, str, int]]:
+    """The sweep's runs that are among `wanted`: (task, model, method, seed)."""
+    held = {*zip(*(sweep.table[name] for name in ("task", "model", "method", "seed")), strict=True)}
+    return [(sweep, method, seed) for _, _, method, seed in sorted(held & wanted)]
+
+
+def _ignores_seed(sweep: Sweep, method: str, seed: int) -> bool:
+    """Whether nothing in a run's training depended on its seed; a model without a config.json drops nothing out."""
+    if not sweep.recipe.ignores_seed(method):
+        return False
+    config = sweep.folder / "trials" / f"{method}-s{seed}" / "model" / "config.json"
+    if not config.is_file():
+        return True
+    try:
+        fields = LOGGED.validate_json(config.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{config}: not a model's config.json. Restore the file, or resume the sweep") from error
+    return not any(value for name, value in fields.items() if _DROPOUT.fullmatch(name))

@@ -4,7 +4,7 @@ from typing import Any
 
 from raymdm.comparison.document import Report
 from raymdm.comparison.metrics import METRICS, significant
-from raymdm.comparison.results import Calibration, SourceVariance, Sweep
+from raymdm.comparison.results import Calibration, SourceVariance, Sweep, start_of
 from raymdm.comparison.runs import Runs
 from raymdm.comparison.tables import NONE, Table, described
 from raymdm.config.schema import Recipe
@@ -65,7 +65,8 @@ def provenance_table(report: Report, runs: Runs) -> Table:
 
 
 def environment_table(sweep: Sweep) -> Table:
-    info = sweep.info
+    """What a sweep is and ran on; where its runs are of several versions, all of them."""
+    info, origins = sweep.info, sweep.origins or [start_of(sweep.info)]
     seeds = ", ".join(map(str, dict.fromkeys(seed for found in sweep.seeds.values() for seed in found)))
     wall = METRICS["wall_seconds"].write(info.wall_seconds) if info.wall_seconds is not None else NONE
     rows = [
@@ -73,14 +74,33 @@ def environment_table(sweep: Sweep) -> Table:
         ["Model", ", ".join(sweep.table["model"].unique())],
         ["Seeds that ended", seeds],
         ["Hardware", info.hardware],
-        ["raymdm", info.raymdm_version],
-        ["Git commit", info.git_commit or "not recorded"],
+        ["raymdm", _of_runs([origin.raymdm_version for origin in origins])],
+        ["Git commit", _of_runs([origin.git_commit or "not recorded" for origin in origins])],
         ["Recipe's hash", info.config_hash],
         ["Started", info.created],
         ["Whole sweep", f"{wall} ({info.status})"],
-        ["Packages", ", ".join(f"{name} {version}" for name, version in sorted(info.environment.items()))],
+        ["Packages", _packages([origin.environment for origin in origins])],
     ]
     return Table(["", ""], rows)
+
+
+def checkout(sweep: Sweep) -> str | None:
+    """What a shell gives to `git checkout`: the commit of the sweep's start, the others of its runs as a comment."""
+    start = sweep.info.git_commit
+    others = [origin.git_commit for origin in sweep.origins if origin.git_commit not in (start, None)]
+    return f"{start}  # other runs: {', '.join(dict.fromkeys(map(str, others)))}" if start and others else start
+
+
+def _of_runs(values: list[str]) -> str:
+    """A value, or several with a word on it."""
+    found = list(dict.fromkeys(values))
+    return f"{' and '.join(found)} (the runs are of several)" if len(found) > 1 else found[0]
+
+
+def _packages(environments: list[dict[str, str]]) -> str:
+    """Packages with their versions, in alphabetical order."""
+    names = sorted({name for found in environments for name in found})
+    return ", ".join(f"{name} {_of_runs([found.get(name, NONE) for found in environments])}" for name in names)
 
 
 def examples(sweep: Sweep) -> list[dict[str, Any]]:

@@ -91,6 +91,10 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
             recipe = Recipe.model_validate(tree)
         except ValidationError as found:
             problems += [f"{_place(layers, error['loc'])}: {describe(error)}" for error in found.errors()]
+            if Path(path).name.startswith("_"):
+                problems.append(
+                    f"{path}: a file whose name starts with _ is a base for others; name one that extends it"
+                )
     if problems:
         raise UserError("\n".join(problems))
     return recipe

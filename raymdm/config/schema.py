@@ -286,9 +286,25 @@ class Recipe(Section):
 
     @property
     def warnings(self) -> list[str]:
-        """Why the paper advises against methods that the recipe names, a line a method."""
+        """What is better not done, a line a method: combinations that the paper advises against, and several seeds of
+        a method that ignores them."""
         names = dict.fromkeys([self.method, *self.sweep.methods, *(self.diagnose.methods or [])])
-        return [f"{name}: {warning}" for name in names if (warning := self.spec(name).warning)]
+        stacked = [f"{name}: {warning}" for name in names if (warning := self.spec(name).warning)]
+        return stacked + [
+            f"{name}: nothing in its training depends on a run's seed, unless the model itself has dropout: its seeds "
+            "repeat one run. Set train.order_seed: run, or give it a sweep with one seed"
+            for name in self.sweep.methods
+            if self.ignores_seed(name) and (not isinstance(self.sweep.seeds, list) or len(self.sweep.seeds) > 1)
+        ]
+
+    def ignores_seed(self, method: str) -> bool:
+        """Whether all seeds of a method give one and the same run, rounding aside: an ARM has no masks.
+
+        What a pretrained model drops out by its own config.json is not known here.
+        """
+        adapter = self.model_for(method).adapter
+        drops = adapter is not None and adapter.dropout > 0
+        return self.spec(method).family == "arm" and self.train.order_seed == "data" and not drops
 
     def model_for(self, method: str) -> ModelConfig:
         """The model a method trains."""

@@ -57,6 +57,9 @@ class TrainConfig(Section):
     """`adamw_8bit`: the moments in 8 bits a number, block by block."""
     group_by_length: bool = True
     """A worker's micro-batches hold sequences of similar length, which saves padding; the gradient is the same."""
+    order_seed: Literal["data", "run"] = "data"
+    """What orders the training rows: `data.seed`, the same for all runs, or each run's own seed. Seeds of an ARM
+    without dropout differ by nothing else."""
     lr: PositiveFloat = 5e-5
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.01, ge=0)

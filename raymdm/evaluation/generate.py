@@ -14,6 +14,7 @@ from raymdm.evaluation.scoring import extract, score
 from raymdm.generation.greedy import decode, generate_arm
 from raymdm.generation.padding import Prompts
 from raymdm.generation.unmask import generate_mdm
+from raymdm.models.checks import check_tokens
 from raymdm.models.denoiser import right_shifted
 from raymdm.models.precision import precision
 
@@ -39,6 +40,7 @@ def generate_and_score(
         if family == "mdm":
             generated, passes = _unmasked(model, tokenizer, prompts, stops, settings)
         else:
+            check_tokens(model, max(int(prompt.max()) for prompt in prompts))
             generated = generate_arm(
                 model, prompts, stop_ids=stops, pad_id=tokenizer.pad_token_id, max_new_tokens=max_new_tokens
             )

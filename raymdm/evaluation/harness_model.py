@@ -26,6 +26,7 @@ from raymdm.evaluation.nll import exact_nll, nll_bound
 from raymdm.generation.greedy import decode, generate_arm
 from raymdm.generation.unmask import generate_mdm
 from raymdm.models import adapters
+from raymdm.models.checks import check_tokens
 from raymdm.models.denoiser import Denoiser, right_shifted
 from raymdm.models.load import load_model
 from raymdm.models.precision import precision
@@ -113,7 +114,9 @@ class HarnessModel(TemplateLM):
         if add_special_tokens is None:
             start = self.tokenizer.bos_token
             add_special_tokens = not (start and string.startswith(cast(str, start)))
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        check_tokens(self._model, max(ids, default=0))
+        return ids
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         if chat_template and self.tokenizer.chat_template is None:
@@ -303,9 +306,9 @@ def _load(settings: Arguments) -> tuple[Denoiser, "PreTrainedTokenizerFast"]:
         }
     )
     tokenizer = load_tokenizer(config, None)
-    model = load_model(config, tokenizer, settings.family, folder if updates else None)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Denoiser(cast(Any, model).to(device), settings.family).eval(), tokenizer
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = load_model(config, tokenizer, settings.family, folder if updates else None, device)
+    return Denoiser(model, settings.family).eval(), tokenizer
 
 
 def _joined(requests: Sequence[Request]) -> tuple[list[np.ndarray], np.ndarray]:

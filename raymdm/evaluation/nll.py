@@ -10,6 +10,7 @@ Shape legend: N examples, D draws of an example, S strata of a draw's rate, R mo
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from raymdm import keys
 from raymdm.data.loading import Batch, Split, collate
 from raymdm.diffusion.masking import independent_masks
+from raymdm.models.checks import check_tokens
 from raymdm.models.denoiser import Denoiser
 from raymdm.models.precision import precision
 
@@ -36,9 +38,9 @@ def nll_rows(
 ) -> dict[str, list[Any]]:
     """NLL of the responses of some rows of a split, given their prompts: columns with an entry a row.
 
-    `nll`: nats, over the response with its end-of-sequence token; for an MDM an unbiased estimate of the bound.
-    `tokens`: of the response. `nll_per_token`. `standard_error`: of `nll`, from its own draws (Monte Carlo); 0 for an
-    ARM, NaN with a single draw.
+    `nll`: nats, over the response with its end-of-sequence tokens; for an MDM an unbiased estimate of the bound.
+    `tokens`: of the response with one end; what fills it (`data.fill_response_to`) is in `nll` alone. `nll_per_token`.
+    `standard_error`: of `nll`, from its own draws (Monte Carlo); 0 for an ARM, NaN with a single draw.
 
     Args:
         model: in evaluation mode.
@@ -55,7 +57,7 @@ def nll_rows(
         nll, errors = exact_nll(model, sequences, prompts, ids[1], device, batch_size), np.zeros(len(rows))
     else:
         nll, errors = nll_bound(model, sequences, prompts, examples, ids, draws, seed, device, batch_size)
-    tokens = np.array([len(sequence) for sequence in sequences]) - prompts
+    tokens = np.array([_to_first_end(ids[prompt:]) for ids, prompt in zip(sequences, prompts, strict=True)])
     return {
         "example_id": [int(example) for example in examples],
         "nll": nll.tolist(),
@@ -63,6 +65,11 @@ def nll_rows(
         "nll_per_token": (nll / tokens).tolist(),
         "standard_error": errors.tolist(),
     }
+
+
+def _to_first_end(response: np.ndarray) -> int:
+    """Tokens of a response with one end of sequence, which is its last token and what a fill repeats."""
+    return int(np.argmax(response == response[-1])) + 1
 
 
 class Summary(NamedTuple):
@@ -104,9 +111,11 @@ def exact_nll(
     sequences: N arrays of token ids; prompt_lengths: (N,) tokens, one or more each.
     """
     nll = np.zeros(len(sequences))
-    for part in _parts(len(sequences), batch_size):
-        batch = collate([sequences[i] for i in part], prompt_lengths[part], pad_id)
-        nll[part] = _row_sums(model, batch.input_ids, batch, batch.response_mask, device)
+    with _weights_cast_once(device):
+        for part in _parts(len(sequences), batch_size):
+            batch = collate([sequences[i] for i in part], prompt_lengths[part], pad_id)
+            check_tokens(model, int(batch.input_ids.max()))
+            nll[part] = _row_sums(model, batch.input_ids, batch, batch.response_mask, device)
     return nll
 
 
@@ -127,14 +136,22 @@ def nll_bound(
     masks. The rates of an example's draws are stratified: it takes fewer of them. NaN errors with a single draw.
     """
     values = np.zeros((len(sequences), draws))
-    for part in _parts(values.size, batch_size):
-        example, draw = np.divmod(part, draws)
-        batch = collate([sequences[i] for i in example], prompt_lengths[example], ids[1])
-        mask = _masks(batch.response_mask, examples[example], draw, draws, seed)
-        noised = batch.input_ids.masked_fill(mask, ids[0])
-        weight = batch.response_mask.sum(1) / mask.sum(1)  # n/l
-        values[example, draw] = weight.numpy() * _row_sums(model, noised, batch, mask, device)
+    with _weights_cast_once(device):
+        for part in _parts(values.size, batch_size):
+            example, draw = np.divmod(part, draws)
+            batch = collate([sequences[i] for i in example], prompt_lengths[example], ids[1])
+            mask = _masks(batch.response_mask, examples[example], draw, draws, seed)
+            noised = batch.input_ids.masked_fill(mask, ids[0])
+            weight = batch.response_mask.sum(1) / mask.sum(1)  # n/l
+            values[example, draw] = weight.numpy() * _row_sums(model, noised, batch, mask, device)
     return _stratified_mean(values)
+
+
+@contextmanager
+def _weights_cast_once(device: torch.device) -> Iterator[None]:
+    """Keeps what autocast made of the weights, from one forward pass to the next."""
+    with torch.no_grad(), precision(device):
+        yield
 
 
 def _parts(count: int, size: int) -> Iterator[np.ndarray]:

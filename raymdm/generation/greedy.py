@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@torch.inference_mode()
+@torch.no_grad()  # under inference_mode autocast would cast all weights again in each forward pass
 def generate_arm(
     model: "PreTrainedModel", prompts: Prompts, *, stop_ids: Collection[int], pad_id: int, max_new_tokens: int
 ) -> Tensor:

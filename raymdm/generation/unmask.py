@@ -34,7 +34,7 @@ class Generation(NamedTuple):
     """(B,) long: forward passes that the row took part in."""
 
 
-@torch.inference_mode()
+@torch.no_grad()  # under inference_mode autocast would cast all weights again in each forward pass
 def generate_mdm(
     model: "PreTrainedModel",
     prompts: Prompts,

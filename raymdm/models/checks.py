@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from raymdm.errors import UserError
-from raymdm.models.denoiser import hidden_states
+from raymdm.models.denoiser import Denoiser, hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+GPU_ONLY = ("flex_attention", "flash_attention_2")
+"""Attention that runs on no CPU."""
 _LENGTH, _PADS = 8, 2
 # A token's influence is the change of a logit it causes over the largest logit. Without a path through the network it
 # is 0, or rounding noise where the experts of a mixture get other batch shapes; with one, 0.1 is usual.
@@ -24,6 +26,20 @@ _SEEN, _NOISE = 1e-6, 1e-2
 def vocabulary_size(model: "PreTrainedModel") -> int:
     """Rows of the input embeddings; often a few more than the tokenizer has tokens."""
     return cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+
+
+def check_tokens(model: nn.Module, largest: int) -> None:
+    """Raise UserError unless the largest token id of some texts has an embedding, which an ARM's [MASK] may lack.
+
+    A GPU would end the process. model: a causal LM, or what holds a Denoiser of one.
+    """
+    inner = next((part.model for part in model.modules() if isinstance(part, Denoiser)), model)
+    rows = vocabulary_size(cast("PreTrainedModel", inner))
+    if largest >= rows:
+        raise UserError(
+            f"a text holds the token {largest}, for which the model has no embedding (it has {rows}): usually the text "
+            "of the mask token, which an autoregressive model never learns. Leave out such rows"
+        )
 
 
 def check_interface(model: "PreTrainedModel") -> None:
@@ -105,8 +121,9 @@ def _other(model: "PreTrainedModel", ids: torch.Tensor) -> torch.Tensor:
 
 
 def _precision(model: "PreTrainedModel") -> torch.autocast:
-    """What training uses: bf16 on a GPU (FlashAttention knows nothing else), the parameters' own type on a CPU."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda")
+    """The parameters' own type, as on a CPU; bf16 for attention that only runs on GPUs: FlashAttention needs it."""
+    gpu_only = model.config._attn_implementation in GPU_ONLY and model.device.type == "cuda"
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=gpu_only)
 
 
 def _paddings(model: "PreTrainedModel") -> list[tuple[str, torch.Tensor]]:

@@ -22,6 +22,7 @@ from raymdm.errors import UserError
 from raymdm.models import adapters, llada
 from raymdm.models.families import inspected
 from raymdm.models.files import INDEX, read_json, understood, weight_map
+from raymdm.models.folder import require_source
 from raymdm.models.load import load_model
 from raymdm.storage import refused
 
@@ -87,9 +88,8 @@ def _checked(source: Path, target: Path, shard_size: str, base: str | None, toke
     """The tokenizer's files, once it is clear that there is something to do."""
     if target.exists():
         raise UserError(f"{target}: is there already. Name a new folder, or remove it")
+    require_source(source)
     with refused.told("read", str(source)):
-        if not source.is_dir():
-            raise UserError(f"{source}: no such folder. Give the folder of a model, trained or downloaded")
         if base and not adapters.is_adapter_folder(source):
             raise UserError(f"--base {base}: {source} holds a whole model, not an adapter's updates. Leave it out")
         folder = tokenizer or source

@@ -16,6 +16,7 @@ from raymdm.config.schema import ModelConfig
 from raymdm.errors import UserError
 from raymdm.models import adapters, pretrained
 from raymdm.models.checks import (
+    GPU_ONLY,
     assert_bidirectional,
     assert_causal,
     check_head,
@@ -30,16 +31,21 @@ if TYPE_CHECKING:
 
 Family = Literal["mdm", "arm"]
 
-_GPU_ONLY = ("flex_attention", "flash_attention_2")
 _MAX_POSITIONS = 32768
 
 
-def load_model(model: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None = None) -> "PreTrainedModel":
+def load_model(
+    model: ModelConfig,
+    tokenizer: Sized,
+    family: Family,
+    weights: Path | None = None,
+    device: torch.device | None = None,
+) -> "PreTrainedModel":
     """The model in evaluation mode, checked to be causal (`arm`) or bidirectional (`mdm`).
 
-    On the CPU, except that attention which only runs on a GPU is checked, and left, there. A tiny model's initial
-    weights, added embedding rows and an adapter's first updates depend on `model.init_seed` alone; the global random
-    state stays as it is.
+    On the CPU without a device, except that attention which only runs on a GPU is checked, and left, there. A tiny
+    model's initial weights and an adapter's first updates depend on `model.init_seed` alone; the CPU's random state
+    stays as it is. An added embedding row is the mean of those before it.
 
     An `mdm`'s config says `right_shift_logits`: whether the hidden state before a token predicts it. Dream's does; so
     can an autoregressive model that is adapted, by `model.right_shift_logits: true`, to begin from what it can. A model
@@ -47,27 +53,32 @@ def load_model(model: ModelConfig, tokenizer: Sized, family: Family, weights: Pa
 
     Args:
         model: what to load. Checkpoints of LLaDA, iLLaDA and Dream need none of the code that they ship.
-        tokenizer: its length is a tiny model's vocabulary; a pretrained model with fewer embeddings gets more.
+        tokenizer: its length is a tiny model's vocabulary; a pretrained model with fewer embeddings gets more, an `arm`
+            none for a mask token that comes last: it never meets it.
         family: attention to the past (`arm`, the model as it is) or to the whole sequence (`mdm`).
         weights: a folder that `save_model` wrote, loaded in place of the initial or pretrained weights, or on top of
             them if `model.adapter` is set.
+        device: where the model goes, and is checked. A whole pretrained model goes there tensor by tensor, so that host
+            memory never holds it.
 
     Raises:
         UserError: the path does not exist or holds no safetensors, the weights do not fit the tokenizer, or the
             architecture is unknown or cannot do what the family needs.
         StorageError: `weights` are there and storage does not let them be read.
     """
-    if model.attn_implementation in _GPU_ONLY and not torch.cuda.is_available():
+    if model.attn_implementation in GPU_ONLY and not torch.cuda.is_available():
         raise UserError(
             f"model.attn_implementation: {model.attn_implementation} needs a GPU and there is none here; use sdpa"
         )
     _check_adapter(model, weights)
+    if device is None and model.attn_implementation in GPU_ONLY:
+        device = torch.device("cuda")
     with _own_random_state(model.init_seed):
-        loaded = _load(model, len(tokenizer), weights)
+        loaded = _load(model, tokenizer, family, weights, device)
         _adapt(loaded, model, tokenizer, family, weights)
     loaded.eval()
-    if model.attn_implementation in _GPU_ONLY:
-        cast(nn.Module, loaded).to("cuda")
+    if device is not None:
+        cast(nn.Module, loaded).to(device)
     check_interface(loaded)
     _become(loaded, model, tokenizer, family, weights)
     if weights is None:  # a run's start has asked; weights that a run drove to saturation can no longer answer
@@ -88,7 +99,7 @@ def skeleton(model: ModelConfig, tokenizer: Sized, family: Family, weights: Path
         else:
             path, field = _source(model, weights)
             built = pretrained.empty(model, path, field)
-            _check_size(built, len(tokenizer), path, field)
+            _check_size(built, tokenizer, family, path, field)
         _adapt(built, model, tokenizer, family, weights)
     built.eval()
     _become(built, model, tokenizer, family, weights)
@@ -143,21 +154,27 @@ def _source(model: ModelConfig, weights: Path | None) -> tuple[str, str]:
     return (str(_folder(path)) if "://" in path else path), "model.path"
 
 
-def _load(model: ModelConfig, vocabulary: int, weights: Path | None) -> "PreTrainedModel":
+def _load(
+    model: ModelConfig, tokenizer: Sized, family: Family, weights: Path | None, device: torch.device | None
+) -> "PreTrainedModel":
     if model.kind == "tiny" and weights is None:
-        return _tiny(model, vocabulary)
+        return _tiny(model, len(tokenizer))
     path, field = _source(model, weights)
-    loaded = pretrained.read(model, path, field)
-    _check_size(loaded, vocabulary, path, field)
+    # an adapter's first updates are drawn on the CPU, where their seed counts
+    loaded = pretrained.read(model, path, field, None if model.adapter else device)
+    _check_size(loaded, tokenizer, family, path, field)
     return loaded
 
 
-def _check_size(loaded: "PreTrainedModel", vocabulary: int, path: str, field: str) -> None:
-    """Raise UserError if trained weights have fewer tokens than the tokenizer."""
-    if field == "weights" and vocabulary_size(loaded) < vocabulary:
+def _check_size(loaded: "PreTrainedModel", tokenizer: Sized, family: Family, path: str, field: str) -> None:
+    """Raise UserError if trained weights are of the other family or have fewer tokens than the tokenizer."""
+    if field != "weights":
+        return
+    _check_family(family, [loaded.config], Path(path))
+    if vocabulary_size(loaded) < _needed(tokenizer, family):
         raise UserError(
-            f"weights {path!r}: the model has {vocabulary_size(loaded)} tokens, the tokenizer {vocabulary}. Use the "
-            "prepared data that this model was trained on"
+            f"weights {path!r}: the model has {vocabulary_size(loaded)} tokens, the tokenizer {len(tokenizer)}. Use "
+            "the prepared data that this model was trained on"
         )
 
 
@@ -171,6 +188,7 @@ def _adapt(
     if weights is None:
         adapters.attach(model, settings.adapter, cast(str, settings.path), new)
         return
+    _check_family(family, [_trained(model, settings, weights)], weights)
     known, rows = adapters.trained_config(weights).get("vocab_size"), vocabulary_size(model)
     if known not in (None, rows):
         raise UserError(
@@ -181,18 +199,39 @@ def _adapt(
     adapters.load(model, weights)
 
 
+def _needed(tokenizer: Sized, family: Family) -> int:
+    """Embeddings that a model of the tokenizer has at least: an `arm` never meets a mask token that comes last."""
+    size = len(tokenizer)
+    return size - (family == "arm" and getattr(tokenizer, "mask_token_id", None) == size - 1)
+
+
 def _fit(model: "PreTrainedModel", tokenizer: Sized, family: Family) -> list[int]:
     """Add embeddings for tokens without; returns the ids that the model was not trained with."""
-    rows = vocabulary_size(model)
-    if rows < len(tokenizer):  # a mean over the old ones, with their covariance; on the meta device there is nothing
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=model.device.type != "meta")
-    new = set(range(rows, len(tokenizer)))
+    rows, needed = vocabulary_size(model), _needed(tokenizer, family)
+    if rows < needed:
+        _add_rows(model, rows, needed)
+    new = set(range(rows, needed))
     mask = getattr(tokenizer, "mask_token_id", None)
     if family == "arm":
         new.discard(cast(int, mask))  # which it never meets
     elif mask is not None and mask != getattr(model.config, "mask_token_id", None):
         new.add(mask)
     return sorted(new)
+
+
+def _add_rows(model: "PreTrainedModel", rows: int, needed: int) -> None:
+    """More embeddings and outputs, each the mean of those that are there: a token that nobody has met yet.
+
+    transformers would draw them around that mean, so close that little but rounding differs, and for it compute the
+    covariance of all embeddings, which takes minutes on a CPU.
+    """
+    model.resize_token_embeddings(needed, mean_resizing=False)
+    head = cast(nn.Linear, model.get_output_embeddings())
+    parts = {id(part): part for part in (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))}
+    with torch.no_grad():
+        for part in parts.values():  # tied weights are one
+            if part is not None:
+                part[rows:] = cast(Tensor, part[:rows]).mean(0, dtype=torch.float32).to(part.dtype)
 
 
 def _become(

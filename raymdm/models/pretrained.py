@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 _TYPES = ("F32", "BF16", "F16", "F64")
 
 
-def read(model: ModelConfig, path: str, field: str = "model.path") -> "PreTrainedModel":
+def read(
+    model: ModelConfig, path: str, field: str = "model.path", device: torch.device | None = None
+) -> "PreTrainedModel":
     """A checkpoint as it is, neither made bidirectional nor checked; `field` names its path in messages.
 
-    Tensors are read one by one, from one file after the other, into a model that has none before.
+    Tensors are read one by one, from one file after the other, into a model that has none before; with a device they
+    go straight there.
 
     Raises:
         UserError: it is missing, broken, or of an architecture that is not supported.
@@ -42,6 +45,7 @@ def read(model: ModelConfig, path: str, field: str = "model.path") -> "PreTraine
             dtype=getattr(torch, model.dtype),
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
+            device_map=device,
             ignore_mismatched_sizes=True,  # which are refused by name below
             output_loading_info=True,
         )

@@ -317,6 +317,7 @@ def test_nothing_is_wider_than_a_phone(page: Path, tmp_path: Path) -> None:
     frame.write_text(f'<iframe style="width: 390px; border: 0" src="{page.as_uri()}" onload="{WIDTHS}"></iframe>')
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
+    options += ["--disable-dev-shm-usage"]  # a container's shared memory is small
     command = [str(CHROMIUM), *options, frame.as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
     assert "<title>true 390 0</title>" in shown

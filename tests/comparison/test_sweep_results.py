@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from raymdm.comparison.results import load_sweep
+from raymdm.comparison.sweep_tables import checkout, environment_table
 from raymdm.errors import UserError
 
 MakeSweep = Callable[..., Path]
@@ -49,6 +50,28 @@ def test_failed_and_missing_trials_are_kept_as_failures(make_sweep: MakeSweep, r
     assert sweep.seeds == {"standard": [42, 731, 20231], "p_pots": [20231]}
     assert sweep.failures[0] == ("p_pots-s42", "out of memory")
     assert sweep.failures[1][0] == "p_pots-s731"
+
+
+def test_a_report_names_every_commit_and_package_that_its_runs_came_from(
+    make_sweep: MakeSweep, rewrite: Callable[..., None]
+) -> None:
+    folder = make_sweep(["standard"])
+    start = {"git_commit": "0123abc", "raymdm_version": "0.1.0", "environment": {"torch": "2.13.0", "ray": "2.58.0"}}
+    later = start | {"git_commit": "4567def", "environment": {"torch": "2.14.0", "ray": "2.58.0"}}
+    rewrite(folder, "standard", 731, origins=[start, later])
+    sweep = load_sweep(folder)
+    rows = dict(environment_table(sweep).rows)
+    assert rows["Git commit"] == "0123abc and 4567def (the runs are of several)"
+    assert rows["Packages"] == "ray 2.58.0, torch 2.13.0 and 2.14.0 (the runs are of several)"
+    assert rows["raymdm"] == "0.1.0"
+    assert checkout(sweep) == "0123abc  # other runs: 4567def"
+
+
+def test_runs_of_one_commit_are_told_by_it_alone(make_sweep: MakeSweep) -> None:
+    sweep = load_sweep(make_sweep(["standard"]))
+    rows = dict(environment_table(sweep).rows)
+    assert (rows["Git commit"], rows["Packages"]) == ("0123abc", "ray 2.58.0, torch 2.13.0")
+    assert checkout(sweep) == "0123abc"
 
 
 def test_trials_outside_the_recipe_are_left_out(make_sweep: MakeSweep, rewrite: Callable[..., None]) -> None:

@@ -59,6 +59,7 @@ def test_labels_and_scheduling_leave_the_hash_alone(change):
     ("change", "line"),
     [
         ({"train": {"lr": 0.5}}, "train.lr: 5e-05 -> 0.5"),
+        ({"train": {"order_seed": "run"}}, 'train.order_seed: "data" -> "run"'),
         ({"train": {"num_workers": 2}}, "train.num_workers: 1 -> 2"),
         ({"train": {"micro_batch_size": 4}}, "train.micro_batch_size: null -> 4"),
         ({"train": {"gpus_per_worker": 1.0}}, "train.gpus_per_worker: 0.0 -> 1.0"),

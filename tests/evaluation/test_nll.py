@@ -123,7 +123,7 @@ def test_other_seeds_and_examples_have_other_masks(mdm):
 
 
 def test_columns_are_those_of_the_rows_asked_for(mdm):
-    data = split((PROMPT, RESPONSE), ([2], [6, 5, 3, 5, 8]), (PROMPT, [7, 7]))
+    data = split((PROMPT, RESPONSE), ([2], [6, 5, 3, 5, 8]), (PROMPT, [7, 2]))
     rows = nll_rows(mdm, data, np.array([2, 1]), "mdm", (MASK, PAD), 2, 0, CPU)
     assert list(rows) == ["example_id", "nll", "tokens", "nll_per_token", "standard_error"]
     assert rows["example_id"] == [102, 101]
@@ -169,3 +169,11 @@ def test_one_example_says_nothing_of_others():
     found = summary({"nll": [6.0], "tokens": [2], "standard_error": [0.5]})
     assert math.isnan(found.standard_error)
     assert found.monte_carlo_error == 0.25
+
+
+def test_a_fill_is_in_the_bound_and_not_among_the_tokens(mdm: Denoiser) -> None:
+    filled = [*RESPONSE, RESPONSE[-1], RESPONSE[-1]]
+    found = nll_rows(mdm, split((PROMPT, filled)), np.array([0]), "mdm", (MASK, PAD), 400, 5, CPU)
+    assert found["nll"][0] == pytest.approx(all_masks(mdm, PROMPT, filled), abs=4 * found["standard_error"][0])
+    assert found["tokens"] == [len(RESPONSE)]
+    assert found["nll_per_token"][0] == found["nll"][0] / len(RESPONSE)
