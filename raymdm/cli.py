@@ -1,6 +1,5 @@
-"""The `raymdm` command: one thin function a verb. Every verb takes RECIPE [dotted.override=value ...]."""
+"""The `raymdm` command: one thin function a verb."""
 
-import errno
 import logging
 import os
 import sys
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from raymdm.errors import UserError
@@ -20,19 +20,44 @@ if TYPE_CHECKING:
 # heavy imports (torch, ray, transformers) come inside the verbs, after the recipe is read, so that --help and mistakes
 # in a recipe answer at once
 
-REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
-"""What an operating system says when a disk is full, gone or not ours to write to."""
+HELP = (
+    "Train masked diffusion language models with less variance, and compare the methods over seeds.\n\n"
+    "A RECIPE is a YAML file; values after it replace fields of it: raymdm sweep RECIPE train.lr=1e-4\n\n"
+    "The exit code is 0 for success, 1 when runs of a sweep failed or an --assert does not hold, 2 for a mistake that "
+    "you can mend, 130 when you interrupted."
+)
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; `raymdm recipes` lists them.")]
 SweepPath = Annotated[Path, typer.Argument(metavar="SWEEP_DIR", help="Folder of a sweep.")]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the latest unfinished one, or add methods and seeds to it.")
+    bool,
+    typer.Option(
+        "--resume", help="Go on with the latest unfinished sweep, or add methods and seeds to a finished one."
+    ),
 ]
+ResumeRun = Annotated[bool, typer.Option("--resume", help="Go on with this run, where it was interrupted.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="Dotted overrides, such as train.lr=1e-4.")
 ]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from raymdm import __version__
+
+        say(f"raymdm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What may stand before a verb; the help above all verbs is HELP."""
 
 
 @app.command()
@@ -40,10 +65,17 @@ def recipes(folder: Annotated[Path, typer.Argument(help="Folder of recipes.")] =
     """List the recipes of a folder."""
     from raymdm.config.load import find_recipes
 
-    table = Table("recipe", "name", "description")
+    table = Table()
+    table.add_column("recipe", no_wrap=True, overflow="ignore")  # a path that is cut off names no file
+    table.add_column("name", overflow="fold")
+    table.add_column("description")
     for path, name, description in find_recipes(folder):
-        table.add_row(str(path), name, description)
-    console.print(table)
+        if console.is_terminal:
+            table.add_row(escape(str(path)), escape(name), escape(description))
+        else:
+            say(f"{path}  {name}  {description}")
+    if console.is_terminal:
+        console.print(table)
 
 
 @app.command()
@@ -51,10 +83,10 @@ def check(
     recipe: RecipePath,
     overrides: Overrides = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Only what needs no data, no model and none of the GPUs.")
+        bool, typer.Option("--offline", help="Only what needs no data, no network and none of the GPUs.")
     ] = False,
 ) -> None:
-    """Validate a recipe, its data and tokenizer, and that its resources can be had, without training."""
+    """Validate a recipe, its data, tokenizer and model files, and that its resources can be had, without training."""
     from raymdm.config.load import config_hash
 
     loaded = _load(recipe, overrides)
@@ -80,7 +112,7 @@ def calibrate(
 
 
 @app.command()
-def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+def train(recipe: RecipePath, overrides: Overrides = None, resume: ResumeRun = False) -> None:
     """Train and score one run: the recipe's `method` and `seed`."""
     loaded = _load(recipe, overrides)
     grid = loaded.sweep.model_copy(update={"methods": [loaded.method], "seeds": [loaded.seed]})
@@ -91,12 +123,15 @@ def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 def evaluate(
     recipe: RecipePath,
     overrides: Overrides = None,
-    model: Annotated[Path, typer.Option(help="Folder of a trained model (model.safetensors).")] = ...,  # type: ignore[assignment]
+    model: Annotated[Path, typer.Option(help="Folder of a model, trained or not.")] = ...,  # type: ignore[assignment]
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the rows go.")] = None,
     nll: Annotated[bool, typer.Option("--nll", help="The negative log-likelihood of the responses instead.")] = False,
 ) -> None:
-    """Score a trained model on the test split, one row an example: scores.parquet, or nll.parquet with --nll."""
+    """Score a model on the test split, one row an example: scores.parquet, or nll.parquet with --nll."""
+    from raymdm.models.folder import require_model
+
     loaded = _load(recipe, overrides)
+    require_model(model, "--model")
     from raymdm.orchestrate.stages import evaluate_model, evaluate_nll
 
     output = _lasting(output or Path("nll.parquet" if nll else "scores.parquet"))
@@ -118,6 +153,9 @@ def convert(
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer; without it, MODEL_DIR.")] = None,
 ) -> None:
     """Convert a model between LLaDA's layout and transformers', with an adapter merged into it."""
+    from raymdm.models.folder import require_source
+
+    require_source(source)
     from raymdm.models.convert import convert as convert_model
 
     for note in convert_model(source, target, to, shard_size, base, tokenizer):
@@ -136,6 +174,10 @@ def diagnose(
 ) -> None:
     """Measure every method's variance on this model and data, and recommend one: before any training."""
     loaded = _load(recipe, overrides)
+    if checkpoint:
+        from raymdm.models.folder import require_model
+
+        require_model(checkpoint, "--checkpoint")
     from raymdm.comparison.diagnosis import load_diagnosis
     from raymdm.comparison.diagnosis_report import write_report
     from raymdm.comparison.diagnosis_tables import terminal
@@ -179,11 +221,14 @@ def compare(
     ] = None,
 ) -> None:
     """Compare methods over seeds, from sweeps, a table or MLflow: report.html, .md, .json, results.csv and figures."""
+    from raymdm.orchestrate.source import Source
+    from raymdm.orchestrate.source import check as check_source
+
+    source = Source(tuple(sweeps or ()), results, scores, percent, mlflow, experiment, parent)
+    check_source(source, output, log, margin)
     from raymdm.comparison.metrics import parse_metric
     from raymdm.orchestrate import compare as stage
 
-    source = stage.Source(tuple(sweeps or ()), results, scores, percent, mlflow, experiment, parent)
-    stage.check(source, output, log, margin)
     questions = stage.questions(assertions or [])
     folder = _lasting(output) if output else source.sweeps[0]
     runs = stage.read(source, baseline, parse_metric(metric))
@@ -271,24 +316,13 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        refused = _refused(error)
+        from raymdm.orchestrate.refusals import told
+
+        refused = told(error)
         if refused is None:
             raise
-        place = f"{refused.filename}: " if refused.filename else ""
-        text = f"error: {place}{refused.strerror}. Everything written before is intact: make room there or mend the "
-        Console(stderr=True).print(
-            text + "permission, then go on with --resume", highlight=False, markup=False, soft_wrap=True, style="red"
-        )
+        Console(stderr=True).print(f"error: {refused}", highlight=False, markup=False, soft_wrap=True, style="red")
         sys.exit(2)
-
-
-def _refused(error: BaseException | None) -> OSError | None:
-    """A full or refusing disk at the bottom of an error, which libraries and Ray may have wrapped."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in REFUSED:
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def compare_after(run: "Callable[[], SweepFolder]", again: str | None, uri: str 
     from raymdm.comparison.metrics import METRICS
     from raymdm.comparison.stats.spread import MARGIN
     from raymdm.orchestrate import compare as stage
+    from raymdm.orchestrate.source import Source
     from raymdm.tracking.mlflow_connection import mlflow_command
 
     try:
@@ -57,7 +58,7 @@ def compare_after(run: "Callable[[], SweepFolder]", again: str | None, uri: str 
         say(f"raymdm retry {folder.path} --failed")
         if not any(folder.path.glob("trials/*/scores.parquet")):
             raise typer.Exit(1)
-    runs = stage.read(stage.Source((folder.path,)), None, METRICS["accuracy"])
+    runs = stage.read(Source((folder.path,)), None, METRICS["accuracy"])
     report(runs, stage.asked(runs, []), MARGIN, folder.path, False, [])
     if state["mlflow_uri"]:
         stage.log_report(folder.path, folder.path, uri)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from raymdm import __version__
 from raymdm.cli import main
 from raymdm.config.load import load_recipe
 from raymdm.orchestrate.begin import create
@@ -36,6 +37,7 @@ data: {task: sorting, num_train: 60, num_test: 12, sorting: {digits: 3}}
 model: {kind: tiny, hidden_size: 16, num_heads: 2, tokenizer: {kind: chars}}
 """
     )
+    (tmp_path / "_base.yaml").write_text("name: base\n")
     return path
 
 
@@ -46,9 +48,37 @@ def test_check_says_what_it_checked(recipe: Path) -> None:
     assert not (recipe.parent / "runs").exists()
 
 
-def test_recipes_lists_a_folder(recipe: Path) -> None:
-    done = raymdm("recipes", ".", cwd=recipe.parent)
-    assert "mine.yaml" in done.stdout and "Sorts three digits" in done.stdout
+def test_recipes_lists_a_folder_a_line_each(recipe: Path) -> None:
+    folder = recipe.parent / ("long" * 20)
+    recipe.rename(folder.mkdir() or folder / "mine.yaml")  # type: ignore[func-returns-value]
+    done = subprocess.run(
+        [sys.executable, "-m", "raymdm.cli", "recipes", folder], capture_output=True, text=True, check=True,
+        env=os.environ | {"COLUMNS": "80"},
+    )  # fmt: skip
+    assert done.stdout == f"{folder / 'mine.yaml'}  mine  Sorts three digits\n"
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert raymdm("--version", cwd=tmp_path).stdout == f"raymdm {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["evaluate", "mine.yaml", "--model", "x"], ["convert", "x", "y"], ["compare"]], ids=lambda a: a[0]
+)
+def test_a_folder_that_is_not_there_is_told_before_anything_heavy_is_imported(
+    recipe: Path, arguments: list[str]
+) -> None:
+    code = f"""
+import sys
+from raymdm.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    print([name for name in ("torch", "ray", "transformers", "scipy", "mlflow") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=recipe.parent, capture_output=True, text=True, check=True)
+    assert "error:" in done.stderr
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.parametrize(
@@ -59,15 +89,18 @@ def test_recipes_lists_a_folder(recipe: Path) -> None:
         (["check", "mine.yaml", "train.lr=fast"], ["train.lr", "fast"]),
         (["check", "mine.yaml", "sweep.methods=[mirrror]"], ["mirrror", "did you mean 'mirror'?", "p_pots_mirror"]),
         (
-            ["check", "mine.yaml", "train.num_workers=99", "train.global_batch_size=99"],
-            ["train.num_workers=99", "never"],
+            ["check", "mine.yaml", "train.num_workers=99999", "train.global_batch_size=99999"],
+            ["train.num_workers=99999", "never"],
         ),
         (["check", "mine.yaml", "data.task=gsm8k", "data.path=nowhere"], ["nowhere"]),
         (["check", "mine.yaml", "output=mine.yaml/below"], ["output", "mine.yaml"]),
         (["sweep", "mine.yaml", "output=mine.yaml/below"], ["output", "mine.yaml"]),
         (["compare", "."], ["."]),
         (["calibrate", "mine.yaml", "sweep.methods=[standard]"], ["sweep.methods"]),
-        (["evaluate", "mine.yaml", "--model", "nowhere"], ["nowhere", "model.safetensors"]),
+        (["evaluate", "mine.yaml", "--model", "nowhere"], ["--model: nowhere is no folder"]),
+        (["diagnose", "mine.yaml", "--checkpoint", "."], ["--checkpoint: . holds no model.safetensors"]),
+        (["convert", "nowhere", "x"], ["nowhere: no such folder"]),
+        (["check", "_base.yaml"], ["_base.yaml: a file whose name starts with _ is a base for others"]),
     ],
     ids=lambda value: " ".join(value)[:40],
 )
@@ -112,7 +145,7 @@ def here(made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["retry", "none", "--failed"], ["none is not a sweep"]),
         (["retry", "made"], ["name runs", "--failed"]),
         (["retry", "made", "standard-s42", "--failed"], ["name runs", "--failed"]),
-        (["retry", "made", "standard-s1"], ["standard-s1 has not failed", "Failed: standard-s42"]),
+        (["retry", "made", "standard-s1"], ["there is no run standard-s1. Near ones:", "standard-s42"]),
         (["retry", "made", "standard-s731"], ["standard-s731 has not failed"]),
         (["retry", "made", "--failed", "train.lr=1"], ["train.lr", "Leave these fields alone"]),
         (["sync", "none"], ["none is not a sweep"]),

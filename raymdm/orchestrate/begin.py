@@ -3,10 +3,9 @@
 import json
 import os
 import platform
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,44 @@ from raymdm import __version__
 from raymdm.config.load import config_hash, conflicts, dump_recipe
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
-from raymdm.orchestrate.folder import RESULTS, SweepFolder, git_commit, trial_name
-from raymdm.orchestrate.ownership import held
+from raymdm.orchestrate.folder import RESULTS, SweepFolder, trial_name
+from raymdm.orchestrate.inputs import Inputs, require_same
+from raymdm.orchestrate.origin import origin
+from raymdm.orchestrate.ownership import held, locked, owned
 from raymdm.storage import Storage
 
-PACKAGES = ("ray", "torch", "transformers", "datasets", "numpy", "scipy", "mlflow")
 STAMP = "%Y%m%d-%H%M%S"
+PATIENCE_S = 120.0
+"""Seconds to wait for other processes that begin a sweep of the same name."""
+
+Choose = Callable[[Recipe, Inputs], SweepFolder]
+"""Gives the folder that a sweep runs in."""
 
 
-def create(recipe: Recipe) -> SweepFolder:
+@contextmanager
+def taken(recipe: Recipe, inputs: Inputs, choose: Choose) -> Iterator[SweepFolder]:
+    """The folder that `choose` gives, held. One process at a time looks and takes, so that a second one finds the sweep
+    of the first one held.
+
+    Raises what `choose` and `owned` raise, and UserError where the sweep was begun with other data or another model.
+    """
+    output = Path(recipe.output).absolute()
+    busy = (
+        f"another process has begun a sweep {recipe.name!r} in {output} for {PATIENCE_S:.0f} s: stop it, or try again"
+    )
+    with ExitStack() as held_on:
+        with locked(output / f".{recipe.name}.lock", PATIENCE_S, busy):
+            folder = choose(recipe, inputs)
+            require_same(folder, inputs)
+            held_on.enter_context(owned(folder))
+        yield folder
+
+
+def create(recipe: Recipe, inputs: Inputs | None = None) -> SweepFolder:
     """A new folder `<output>/<name>-<time>` with recipe.yaml and sweep.json.
 
-    Raises UserError when it cannot be written, or while another process runs the same sweep.
+    inputs: what the runs will be made from; None: not known. Raises UserError when the folder cannot be written, or
+    while another process runs the same sweep.
     """
     for folder in _sweeps(recipe):
         if folder.state()["config_hash"] == config_hash(recipe) and held(folder.path):
@@ -33,27 +58,25 @@ def create(recipe: Recipe) -> SweepFolder:
                 f"{folder.path} is this sweep, and another process is running it: wait for it, or stop it first. "
                 "`raymdm status` shows how far it is"
             )
-    path = Path(recipe.output).absolute() / f"{recipe.name}-{_stamp(recipe)}"
-    while path.exists():  # another sweep of the name began in the same second
-        time.sleep(0.3)
-        path = path.with_name(f"{recipe.name}-{_stamp(recipe)}")
     try:
-        path.mkdir(parents=True)
+        path = _new_folder(recipe)
         (path / "recipe.yaml").write_text(dump_recipe(recipe))
     except OSError as error:
         raise UserError(
-            f"output: cannot write to {path} ({error.strerror}): choose another folder with output=DIR"
+            f"output: cannot write to {recipe.output} ({error.strerror}): choose another folder with output=DIR"
         ) from None
+    began = origin()
     state: dict[str, Any] = {
         "name": recipe.name,
         "config_hash": config_hash(recipe),
         "next_hash": None,
-        "git_commit": git_commit(),
+        **began,
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "status": "running",
-        "raymdm_version": __version__,
         "hardware": hardware(),
-        "environment": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "origins": [began],
+        "ran_under": {},
+        "inputs": inputs,
         "wall_seconds": 0.0,
         "stage_seconds": {},
         "mlflow_uri": None,
@@ -96,10 +119,7 @@ def latest(recipe: Recipe) -> SweepFolder:
     if not unfinished or fitting:
         done = fitting[0].path if fitting else None
         where = f"{done} is done" if done else f"there is none in {recipe.output} with this recipe"
-        raise NothingToResume(
-            f"no unfinished sweep {recipe.name!r}: {where}. Add seeds or methods to it, or start one without --resume",
-            done,
-        )
+        raise NothingToResume(f"no unfinished {_asked(recipe)}: {where}. {_instead(recipe, done)}", done)
     newest = unfinished[0]
     changed = "\n".join(f"  {line}" for line in conflicts(newest.recipe(), recipe))
     if not changed:
@@ -112,6 +132,24 @@ def latest(recipe: Recipe) -> SweepFolder:
         f"{newest.path} was started with another recipe, so its runs cannot go on with this one:\n{changed}\n"
         "Undo the changes to resume, or start a new sweep without --resume"
     )
+
+
+def _asked(recipe: Recipe) -> str:
+    if _one_run(recipe):
+        return f"run {trial_name(recipe.method, recipe.seed)} of {recipe.name!r}"
+    return f"sweep {recipe.name!r}"
+
+
+def _instead(recipe: Recipe, done: Path | None) -> str:
+    """What to do where nothing is left to go on with."""
+    if done and not _one_run(recipe):
+        return "Add seeds or methods to it, or start one without --resume"
+    return "Leave out --resume to start one"
+
+
+def _one_run(recipe: Recipe) -> bool:
+    """Whether it is what `raymdm train` makes of a recipe."""
+    return recipe.sweep.methods == [recipe.method] and recipe.sweep.seeds == [recipe.seed]
 
 
 def opened(path: Path) -> SweepFolder:
@@ -161,12 +199,24 @@ def _grows(folder: SweepFolder, recipe: Recipe) -> bool:
     return bool({*recipe.sweep.methods} - {*begun.methods} or {*recipe.sweep.seeds} - {*begun.seeds})
 
 
-def _stamp(recipe: Recipe) -> str:
+def _new_folder(recipe: Recipe) -> Path:
+    """Made with the next free time in its name. Raises OSError."""
+    moment = _next_moment(recipe)
+    while True:
+        path = Path(recipe.output).absolute() / f"{recipe.name}-{moment.strftime(STAMP)}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:  # of a process elsewhere that begins just now, or that was killed as it began
+            moment += timedelta(seconds=1)
+
+
+def _next_moment(recipe: Recipe) -> datetime:
     """The time in the folder's name: later than that of every other sweep of the name, even if the clock went back."""
     now = datetime.now().replace(microsecond=0)
     names = (folder.path.name.removeprefix(f"{recipe.name}-") for folder in _sweeps(recipe))
-    taken = [moment for name in names if (moment := _moment(name))]
-    return max([now, *(moment + timedelta(seconds=1) for moment in taken)]).strftime(STAMP)
+    others = [moment for name in names if (moment := _moment(name))]
+    return max([now, *(moment + timedelta(seconds=1) for moment in others)])
 
 
 def _moment(stamp: str) -> datetime | None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from raymdm.config.schema import MethodSpec, Recipe
 from raymdm.data import loading
 from raymdm.diffusion.calibration import summarise, summarise_gradients
 from raymdm.diffusion.epr import rate_grid
-from raymdm.diffusion.masking import smallest_rate
 from raymdm.diffusion.moments import GridMoments
 from raymdm.errors import UserError
 from raymdm.orchestrate.folder import write_json
@@ -61,6 +60,22 @@ def calibrate(
     return paths
 
 
+def announced(
+    recipe: Recipe, methods: Mapping[str, MethodSpec], data: Path, output: Path, weights: Path | None = None
+) -> Iterator[str]:
+    """What `calibrate` will do, in lines: the densities to measure, and those that are there, with their warnings."""
+    paths = {name: output / name / "density.json" for name in methods}
+    there = [
+        name for name, method in methods.items() if _made_of(paths[name]) == source_of(recipe, method, data, weights)
+    ]
+    if missing := [name for name in methods if name not in there]:
+        yield f"calibrating p(t) for {', '.join(missing)}"
+    for name in there:
+        yield f"p(t) for {name} is there already: {paths[name]}"
+        for warning in json.loads(paths[name].read_text())["warnings"]:
+            yield f"warning: calibration {name}: {warning}"
+
+
 def source_of(recipe: Recipe, method: MethodSpec, data: Path, weights: Path | None) -> str:
     """A hash of all that a calibration's numbers depend on."""
     files = sorted(weights.glob("*.safetensors")) if weights else []
@@ -87,6 +102,8 @@ def chosen_rows(split: loading.Split, size: int, seed: int, purpose: str) -> np.
 
 def calibration_probe(recipe: Recipe, method: MethodSpec, split: loading.Split) -> Probe:
     """What a method's p(t) is fitted to."""
+    from raymdm.diffusion.masking import smallest_rate
+
     settings = recipe.calibrate
     gradient, sequences, masks = settings.effort(method)
     t, _ = rate_grid(settings.grid, smallest_rate(method.mask))
@@ -124,6 +141,8 @@ def tabulated(wanted: Probe, measured: Measured, split: loading.Split) -> pd.Dat
 
 def _write(recipe: Recipe, method: MethodSpec, moments: pd.DataFrame, seconds: float, source: str, path: Path) -> None:
     """Fit and write one calibration's files; `density.json` last and at once: it says that the folder is complete."""
+    from raymdm.diffusion.masking import smallest_rate
+
     settings = recipe.calibrate
     shape = (-1, settings.grid)
     grid = GridMoments(*(moments[name].to_numpy().reshape(shape) for name in ("count", "sum_loss", "sum_loss_sq")))

@@ -10,7 +10,7 @@ from raymdm.config.schema import ModelConfig, Recipe
 from raymdm.data.generated import GENERATED_TASKS
 from raymdm.data.prepare import ROWS_CHECKED, check_source
 from raymdm.data.splits import check_splits
-from raymdm.data.tokenizer import check_learnt
+from raymdm.data.tokenizer import check_learnt, load_tokenizer
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.cluster import Capacity, Need
 from raymdm.orchestrate.connection import connected
@@ -21,8 +21,8 @@ from raymdm.orchestrate.plan import Plan, plan
 def check(recipe: Recipe, offline: bool = False) -> Iterator[str]:
     """Lines that say what was checked; raises UserError at the first part that can't work.
 
-    `offline`: what can be known of the recipe alone, without its data, tokenizer and models, a network, or the machine
-    or cluster that will run it; the last lines say what was left out.
+    `offline`: what can be known of the recipe and a model in a folder here, without data, tokenizer, a network, or the
+    machine or cluster that will run it; the last lines say what was left out.
     """
     if offline:
         yield from _of_itself(recipe)
@@ -31,9 +31,11 @@ def check(recipe: Recipe, offline: bool = False) -> Iterator[str]:
         have = cluster.capacity()
     made = plan(recipe, have)
     yield from planned(recipe, made, have)
-    for model in _models(recipe):
-        check_source(recipe.data, model)
+    for family, model in _models(recipe):
+        check_source(recipe.data, model, family)
         yield f"data and tokenizer: task {recipe.data.task}, {_read(recipe)}, {model.tokenizer.kind}"
+    for path, line in _weights(recipe, tokenizers=True):
+        yield line or f"not looked at: the model's weights ({path})"
     for warning in (*recipe.warnings, *made.warnings):
         yield f"warning: {warning}"
     writable(Path(recipe.output))
@@ -47,8 +49,33 @@ def _read(recipe: Recipe) -> str:
     return f"the first {ROWS_CHECKED} rows of each split of {recipe.data.path}"
 
 
-def _models(recipe: Recipe) -> tuple[ModelConfig, ...]:
-    return (recipe.model, *([recipe.arm_model] if recipe.arm_model else []))
+def _models(recipe: Recipe) -> list[tuple[str, ModelConfig]]:
+    """The recipe's models, each with the family that it is trained as."""
+    if recipe.arm_model:
+        return [("mdm", recipe.model), ("arm", recipe.arm_model)]
+    families = {recipe.spec(name).family for name in recipe.sweep.methods}
+    return [("arm" if families == {"arm"} else "mdm", recipe.model)]
+
+
+def _weights(recipe: Recipe, tokenizers: bool) -> Iterator[tuple[str, str | None]]:
+    """Path of each pretrained model of the sweep, with a line of one in a folder here, which is looked at short of its
+    numbers; None of one elsewhere. tokenizers: whether they may be read, to see how many tokens a model has to have.
+
+    Raises UserError for a model that could not be loaded as its methods need it.
+    """
+    wanted = {
+        (str(recipe.model_for(name).path), recipe.spec(name).family): name
+        for name in recipe.sweep.methods
+        if recipe.model_for(name).kind == "pretrained"
+    }
+    if not wanted:
+        return
+    from raymdm.models.look import look
+
+    for (path, family), name in wanted.items():
+        model = recipe.model_for(name)
+        known = tokenizers and model.tokenizer.kind == "pretrained"
+        yield path, look(model, load_tokenizer(model, None) if known else None, family)
 
 
 def _of_itself(recipe: Recipe) -> Iterator[str]:
@@ -59,13 +86,16 @@ def _of_itself(recipe: Recipe) -> Iterator[str]:
     yield from _methods(made)
     yield from _stages(made)
     check_splits(recipe.data)
-    for model in _models(recipe):
+    for _, model in _models(recipe):
         check_learnt(model)
         named = model.path or "from scratch"
         yield f"model: {named}, {'all weights' if model.adapter is None else model.adapter.kind} trained"
+    weights = dict(_weights(recipe, tokenizers=False))
+    yield from filter(None, weights.values())
+    others = "" if weights and all(weights.values()) else " and models"
     for warning in (*recipe.warnings, *made.warnings):
         yield f"warning: {warning}"
-    yield f"not looked at: the data ({recipe.data.task}, {recipe.data.path or 'generated'}), tokenizers and models"
+    yield f"not looked at: the data ({recipe.data.task}, {recipe.data.path or 'generated'}), tokenizers{others}"
     yield f"not looked at: whether a machine or cluster holds that much, and the output folder ({recipe.output})"
 
 

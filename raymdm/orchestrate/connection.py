@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the sweep names the one it needs
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the sweep has its own
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 

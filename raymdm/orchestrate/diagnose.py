@@ -24,7 +24,7 @@ from raymdm.diffusion.study import Strata, Study
 from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.begin import hardware
-from raymdm.orchestrate.calibrate import calibrate, calibrations, chosen_rows
+from raymdm.orchestrate.calibrate import announced, calibrate, calibrations, chosen_rows
 from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.diagnosis import bias, fitted_densities, loss_curves, variances
 from raymdm.orchestrate.folder import git_commit, localised, writable, write_json
@@ -45,9 +45,10 @@ def diagnose(recipe: Recipe, checkpoint: Path | None, output: Path | None, conso
     """
     started = time.monotonic()
     recipe = without_secrets(localised(recipe))
-    family = trained_family(checkpoint, "--checkpoint") if checkpoint else recipe.spec(recipe.method).family
+    known = trained_family(checkpoint, "--checkpoint") if checkpoint else None
+    family = known or recipe.spec(recipe.method).family
     folder = (output or Path(recipe.output) / f"{recipe.name}-diagnosis-{_identity(recipe, checkpoint)}").absolute()
-    writable(folder)
+    writable(folder, "-o DIR" if output else "output=DIR")
     with connected():
         cluster.require(recipe, cluster.capacity(), "diagnose", *(["calibrate"] if family == "mdm" else []))
         data = prepare_data(recipe, console)[family]
@@ -189,9 +190,10 @@ def examine(subject: Subject, started: float) -> Diagnosis:
 def fit_densities(subject: Subject, methods: Mapping[str, MethodSpec]) -> dict[str, Density]:
     """Each method's p(t). A searched interval waits for the losses and is uniform until then."""
     wanted = calibrations(methods.values())
-    if wanted:
-        subject.say(f"calibrating p(t) for {', '.join(wanted)}")
-    paths = calibrate(subject.recipe, wanted, subject.data, subject.folder / "calibrations", subject.weights)
+    what = (subject.recipe, wanted, subject.data, subject.folder / "calibrations", subject.weights)
+    for line in announced(*what):
+        subject.say(line)
+    paths = calibrate(*what)
     return {
         name: starting_density(method, paths[method.calibration] if method.calibrated else None)
         for name, method in methods.items()

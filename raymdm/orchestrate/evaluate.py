@@ -44,12 +44,12 @@ class Scorer:
         settings, folder = Recipe.model_validate_json(recipe), fetched(data)
         torch.set_num_threads(max(1, int(settings.evaluate.cpus_per_actor)))
         tokenizer, family = loading.tokenizer(folder), settings.spec(method).family
+        device = torch.device("cuda" if settings.evaluate.gpus_per_actor else "cpu")
         with _at_hand(model) as weights:
-            loaded = load_model(settings.model_for(method), tokenizer, family, weights)
+            loaded = load_model(settings.model_for(method), tokenizer, family, weights, device)
             self._parts = Storage(parts) if parts else None
             self._identity = _identity(settings, method, kind, folder, weights) if parts else b""
-        device = torch.device("cuda" if settings.evaluate.gpus_per_actor else "cpu")
-        self._score = _scoring(settings, family, kind, loaded.to(device).eval(), folder)
+        self._score = _scoring(settings, family, kind, loaded, folder)
 
     def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
         """rows: column row, of the test split."""

@@ -5,8 +5,8 @@ recipe names a `storage_path`: then what the driver must know travels from one t
 """
 
 import json
-import os
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,8 +133,14 @@ def localised(recipe: Recipe) -> Recipe:
 def writable(output: Path, option: str = "output=DIR") -> None:
     """Raise UserError unless results can be written to `output`, which need not exist yet; `option` sets it."""
     existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"output: cannot write to {output} ({existing} is not writable): choose another, {option}")
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # os.access would say yes to root, whatever the file system
+            pass
+    except OSError as error:
+        reason = error.strerror if existing.is_dir() else "it is a file"
+        raise UserError(
+            f"output: cannot write to {output} ({existing} is not writable: {reason}): choose another, {option}"
+        ) from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,15 +14,16 @@ from raymdm.config.load import config_hash
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate.folder import SweepFolder, trial_name
+from raymdm.orchestrate.origin import note, origins_of, stamp, tags
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.rounds import Cell, ended
 from raymdm.storage import refused
-from raymdm.tracking.jsonl import recover
+from raymdm.tracking.jsonl import append, recover
 from raymdm.tracking.tracker import Tracker, TrialStatus
 
-ANEW = {"resumed", "broken_checkpoint", "preempted"}
+ANEW = {"resumed", "broken_checkpoint", "left", "other_density"}
 """Events of an attempt, not of a step."""
-TOLD = {"broken_checkpoint", "skipped_step", "preempted"}
+TOLD = {"broken_checkpoint", "skipped_step", "left", "other_density"}
 """Events that a person who watches should see at once; the others are written down."""
 P = ParamSpec("P")
 
@@ -55,6 +56,12 @@ class Observer(tune.Callback):
     """Runs that failed in this process's time."""
     training: set[str] = field(default_factory=set)
     """Runs that hold training's resources."""
+    left: set[str] = field(default_factory=set)
+    """Those of them whose last report was that they leave."""
+
+    def stepping(self) -> set[str]:
+        """Runs that train, by what they said last."""
+        return {name for name in self.training - self.left if self.progress.rows[name].phase == "training"}
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return tune.Callback, ()  # Tune saves its callbacks; this one belongs to the process
@@ -62,6 +69,7 @@ class Observer(tune.Callback):
     @_kept_alive
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.training.add(name_of(trial))
+        note(self.folder, tuple(trial.config["cell"]))
         tell_start(self.tracker, self.recipe, self.folder, tuple(trial.config["cell"]))
         self.progress.started(name_of(trial))
 
@@ -74,6 +82,7 @@ class Observer(tune.Callback):
         elif "phase" in result:
             if result["phase"] == "scoring":
                 self.training.discard(name_of(trial))
+            (self.left.add if result.get("left") else self.left.discard)(name_of(trial))
             self.tracker.log(name_of(trial), result["records"])
             self._note(trial, result["events"])
             self.progress.result(name_of(trial), result)
@@ -112,8 +121,7 @@ class Observer(tune.Callback):
         new = [event for event in events if _identity(event) not in known or event["event"] in ANEW]
         if not new:
             return
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(event) + "\n" for event in new)
+        append(path, "".join(json.dumps(event) + "\n" for event in new).encode())
         for event in new:
             if event["event"] in TOLD:
                 self._say(f"{name_of(trial)}, step {event['step']}: {event['message'].splitlines()[0]}")
@@ -129,15 +137,17 @@ class Observer(tune.Callback):
 
 
 def noted(path: Path) -> set[tuple[int, str]]:
-    """Which events a run's events.jsonl holds; a last line that was cut short is passed over."""
+    """Which events a run's events.jsonl holds; a last line that was cut short, which `append` drops, is passed over."""
     if not path.exists():
         return set()
     found = set()
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            found.add(_identity(json.loads(line)))
-        except ValueError:
+            identity = _identity(json.loads(line))
+        except (ValueError, KeyError, TypeError):
             continue
+        if line.endswith(b"\n"):
+            found.add(identity)
     return found
 
 
@@ -178,14 +188,15 @@ def replay(tracker: Tracker, recipe: Recipe, folder: SweepFolder, cell: Cell) ->
 def tell_start(tracker: Tracker, recipe: Recipe, folder: SweepFolder, cell: Cell) -> None:
     """Tell the tracker that a run begins or goes on."""
     method, seed = cell
-    tags = sweep_tags(recipe, folder) | {"method": method, "seed": str(seed)}
-    tracker.start(trial_name(method, seed), params(recipe, method, seed), tags)
+    ran_under = tags(origins_of(folder, cell))
+    own = sweep_tags(recipe, folder) | ran_under | {"method": method, "seed": str(seed)}
+    tracker.start(trial_name(method, seed), params(recipe, method, seed), own)
 
 
 def tell_end(tracker: Tracker, recipe: Recipe, folder: SweepFolder, cell: Cell) -> TrialStatus:
     """Tell the tracker what result.json says; returns the run's status."""
     name, path = trial_name(*cell), folder.trial(*cell)
-    result = json.loads((path / "result.json").read_text())
+    result = stamp(folder, cell)
     status: TrialStatus = result["status"]
     tracker.log_summary(name, result["metrics"])
     method = recipe.spec(cell[0])
@@ -203,7 +214,7 @@ def name_of(trial: Trial) -> str:
 
 
 def sweep_tags(recipe: Recipe, folder: SweepFolder) -> dict[str, str]:
-    """Tags of a sweep's MLflow run and of those of its cells."""
+    """Tags of a sweep's MLflow run, with the commit it was begun under, and of those of its cells."""
     commit = folder.state()["git_commit"] or "none"
     return {"config_hash": config_hash(recipe), "git_commit": commit, "task": recipe.data.task}
 

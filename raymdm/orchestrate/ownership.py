@@ -34,7 +34,8 @@ def owned(folder: SweepFolder) -> Iterator[None]:
     A lock that a process held goes with it. Storage without locks gets a mark that its owner renews: a mark that stands
     still for more than two beats was left by a process that died.
     """
-    with _locked(folder):
+    busy = f"{folder.path} is being run by another process: wait for it, or stop it first"
+    with locked(folder.path / ".lock", 1, busy):  # a look at it holds it for a moment
         if folder.mirror is None:
             yield
             return
@@ -77,15 +78,18 @@ def held(folder: Path) -> bool | None:
 
 
 @contextmanager
-def _locked(folder: SweepFolder) -> Iterator[None]:
-    lock = FileLock(folder.path / ".lock", timeout=1)  # a look at it holds it for a moment
+def locked(path: Path, patience: float, busy: str) -> Iterator[None]:
+    """Hold the lock that is this file, whose folder is made; raises UserError after `patience` seconds (`busy` says
+    why) and where there are no locks."""
+    lock = FileLock(path, timeout=patience)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder.path} is being run by another process: wait for it, or stop it first") from None
+        raise UserError(busy) from None
     except OSError as error:
         raise UserError(
-            f"{folder.path}: cannot lock the sweep ({error.strerror}): only who may write there can run it, on a file "
+            f"{path.parent}: cannot lock the sweep ({error.strerror}): only who may write there can run it, on a file "
             "system that has locks"
         ) from None
     try:
@@ -119,7 +123,11 @@ def _write(storage: Storage, mark: dict[str, str | int], beat: int) -> None:
 
 
 def _beat(storage: Storage, mark: dict[str, str | int], ended: threading.Event) -> None:
-    """Renew the mark until the sweep has ended, then take it away; interrupt the sweep when another has taken it."""
+    """Renew the mark until the sweep has ended, then take it away; interrupt the sweep when another has taken it.
+
+    Storage cannot look and write in one step: a mark that another process writes in between is written over. That
+    process finds so at its next beat and stops instead of this one: of two, one goes on, a beat later at most.
+    """
     beat = 1
     while not ended.wait(BEAT_S):
         with suppress(StorageError):  # the sweep's own writes will tell

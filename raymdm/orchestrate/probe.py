@@ -8,21 +8,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from raymdm import keys
 from raymdm.config.schema import MethodSpec, Recipe
 from raymdm.data import loading
-from raymdm.models.denoiser import Denoiser
-from raymdm.models.load import load_model
 from raymdm.orchestrate.pool import run_blocks
 from raymdm.orchestrate.shared import location
 from raymdm.storage import fetched
-from raymdm.training.measure import Draws, Sketch, measure_gradients, measure_head_gradients, measure_losses
+
+if TYPE_CHECKING:  # the processes that hold the model import torch, the one that asks them does not
+    from raymdm.training.measure import Sketch
 
 Gradient = Literal["none", "exact", "head"]
 
@@ -87,6 +86,11 @@ class Prober:
     def __init__(self, recipe: str, data: str, weights: str, probes: str, seed: str, purpose: str, device: str) -> None:
         """recipe: as JSON; data: prepared folder on storage; weights: a model folder there in place of the recipe's
         model, or ""; probes: name -> `Probe.to_json`, as JSON; seed, purpose: of the draws."""
+        import torch
+
+        from raymdm.models.denoiser import Denoiser
+        from raymdm.models.load import load_model
+
         settings, folder = Recipe.model_validate_json(recipe), fetched(data)
         self._probes = json.loads(probes)
         methods = {name: MethodSpec.model_validate(probe["method"]) for name, probe in self._probes.items()}
@@ -96,8 +100,8 @@ class Prober:
         tokenizer = loading.tokenizer(folder)
         self._ids = tokenizer.mask_token_id, tokenizer.pad_token_id
         model = settings.model if family == "mdm" else settings.arm_model or settings.model
-        loaded = load_model(model, tokenizer, family, fetched(weights) if weights else None)
-        self._denoiser = Denoiser(loaded, family).to(self._device).eval()
+        loaded = load_model(model, tokenizer, family, fetched(weights) if weights else None, self._device)
+        self._denoiser = Denoiser(loaded, family).eval()
         self._split = loading.load_split(folder, "train")
         self._sizes = [p.numel() for p in self._denoiser.parameters() if p.requires_grad]
         self._parameters = sum(self._sizes)
@@ -105,6 +109,10 @@ class Prober:
 
     def __call__(self, pairs: pd.DataFrame) -> pd.DataFrame:
         """pairs: columns probe (one value), pair, row, t_index, cpus. Returns the numbers' bytes."""
+        import torch
+
+        from raymdm.training.measure import Draws, measure_gradients, measure_head_gradients, measure_losses
+
         torch.set_num_threads(max(1, int(pairs["cpus"].iloc[0])))
         name = pairs["probe"].iloc[0]
         probe, index = self._probes[name], pairs["t_index"].to_numpy()
@@ -126,7 +134,9 @@ class Prober:
         columns = {name: [part.tobytes() for part in array] for name, array in arrays.items()}
         return pairs[["probe", "pair"]].assign(parameters=self._parameters, **columns)
 
-    def _sketcher(self, size: int) -> Sketch | None:
+    def _sketcher(self, size: int) -> "Sketch | None":
+        from raymdm.training.measure import Sketch
+
         if size and self._sketch is None:
             self._sketch = Sketch(self._sizes, size, self._seed, self._device)
         return self._sketch if size else None

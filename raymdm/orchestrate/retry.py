@@ -1,5 +1,7 @@
 """Failed runs of a sweep, once more."""
 
+import difflib
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,13 +30,17 @@ def retry(path: Path, names: Sequence[str], overrides: Sequence[str], console: C
     if changed := conflicts(begun, recipe):
         lines = "\n".join(f"  {line}" for line in changed)
         raise UserError(f"{folder.path}: its runs cannot go on with another recipe:\n{lines}\nLeave these fields alone")
-    failed = {
-        trial_name(*cell): cell
-        for cell in cells_so_far(begun, folder)
-        if ended(folder, cell) and not finished(folder, cell)
-    }
+    cells = {trial_name(*cell): cell for cell in cells_so_far(begun, folder)}
+    if unknown := [name for name in names if name not in cells]:
+        near = difflib.get_close_matches(unknown[0], cells, 3)
+        known = f"Near ones: {', '.join(near)}" if near else f"`raymdm status {folder.path} --all` lists its runs"
+        raise UserError(f"{folder.path}: there is no run {unknown[0]}. {known}")
+    failed = {name: cell for name, cell in cells.items() if ended(folder, cell) and not finished(folder, cell)}
+    if not failed and all(finished(folder, cell) for cell in cells.values()):
+        raise UserError(f"{folder.path}: all runs have finished: nothing is to be tried again")
     if not failed:
-        raise UserError(f"{folder.path}: no run has failed. Go on with what is left by raymdm sweep RECIPE --resume")
+        again = shlex.join(["raymdm", "sweep", str(folder.path / "recipe.yaml"), "--resume"])
+        raise UserError(f"{folder.path}: no run has failed. Go on with what is left by: {again}")
     if unknown := [name for name in names if name not in failed]:
         raise UserError(f"{folder.path}: {unknown[0]} has not failed. Failed: {', '.join(failed)}")
 

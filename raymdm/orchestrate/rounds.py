@@ -67,24 +67,32 @@ def next_round(recipe: Recipe, folder: SweepFolder, console: Console) -> list[Ce
 
 
 class Cells(Searcher):
-    """Hands Tune the waiting cells while there is room, and asks for more once all that were handed out have ended.
+    """Hands Tune the waiting cells while there is room, and asks for more once all that were handed out have ended;
+    nothing more once the sweep is stopped.
 
     It keeps nothing that a resumed sweep needs: that is in sweep.json.
     """
 
     def __init__(
-        self, waiting: list[Cell], more: Callable[[], list[Cell]], room: Callable[[], bool] = lambda: True
+        self,
+        waiting: list[Cell],
+        more: Callable[[], list[Cell]],
+        room: Callable[[], bool] = lambda: True,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()
         self._waiting = list(waiting)
         self._more = more
         self._room = room
+        self._stopped = stopped
         self._running: set[str] = set()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Searcher, ()  # Tune saves its searcher; this one belongs to the process
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._stopped():
+            return Searcher.FINISHED  # not None: with no run left, Tune would wait for minutes
         if (not self._waiting and self._running) or not self._room():
             return None
         if not self._waiting:

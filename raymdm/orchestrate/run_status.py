@@ -14,7 +14,7 @@ from raymdm.orchestrate.progress import ACTIVE, ENDED
 _TAIL_BYTES = 4096
 _HEADER = re.compile(r"^Failure # \d+ \(occurred at .*\)$", re.MULTILINE)
 """What Ray writes above each of a run's errors."""
-_SERIOUS = ("broken_checkpoint", "skipped_step", "preempted")
+_SERIOUS = ("broken_checkpoint", "skipped_step", "left", "other_density")
 """Events whose last message is kept; of others the number is enough."""
 
 

@@ -67,6 +67,8 @@ class Status(BaseModel):
     """0: the seeds are fixed."""
     stopped: str | None
     """Why an adaptive sweep added no more seeds."""
+    error: str | None
+    """What ended the sweep's process, where that was no run's failure."""
     commands: list[str]
     """What goes on with it."""
 
@@ -101,6 +103,7 @@ def status(folder: Path) -> Status:
             most_rounds=0 if isinstance(recipe.sweep.seeds, list)
             else recipe.sweep.seeds.num_looks(len(recipe.sweep.players)),
             stopped=content["stopped"],
+            error=None if running else _error(content),
             commands=_commands(folder, state, phases),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
@@ -123,6 +126,12 @@ def _sweep_json(folder: Path) -> dict[str, Any]:
     if isinstance(content, str):
         raise UserError(f"{file} {content}: put back a copy of it; the runs' own files are not touched by that")
     return content
+
+
+def _error(content: dict[str, Any]) -> str | None:
+    """Earlier versions keep none."""
+    found = content.get("error")
+    return f"{found['stage']}: {found['text']}" if found else None
 
 
 def _state(folder: Path) -> tuple[State, str]:
@@ -207,7 +216,8 @@ def render(found: Status, every: bool = False) -> Group:
     shown = [run for run in found.runs if not many or run.phase not in ("finished", "waiting")]
     head = Text("\n".join(_head(found)))
     left_out = f"{len(found.runs) - len(shown)} runs that are done or wait are not shown: --all shows them"
-    lines = [*_told(found.runs, every), *(f"go on with: {command}" for command in found.commands)]
+    ended = [f"ended by an error in its {found.error}"] if found.error else []
+    lines = [*_told(found.runs, every), *ended, *(f"go on with: {command}" for command in found.commands)]
     parts: list[RenderableType] = [head]
     if shown:
         parts.append(_table(shown))

@@ -1,10 +1,10 @@
 """The grid of methods and seeds: data, calibration, then Tune over Train."""
 
-import json
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ from rich.console import Console
 from raymdm.config.load import config_hash
 from raymdm.config.schema import MethodSpec, Recipe
 from raymdm.data import loading
-from raymdm.data.prepare import prepare
+from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
-from raymdm.orchestrate.begin import create, latest, opened
-from raymdm.orchestrate.calibrate import calibrate, calibrations
+from raymdm.orchestrate.begin import Choose, create, latest, opened, taken
+from raymdm.orchestrate.calibrate import announced, calibrate, calibrations
 from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.folder import SweepFolder, localised, trial_name
+from raymdm.orchestrate.inputs import identify
+from raymdm.orchestrate.interrupt import Interrupt
 from raymdm.orchestrate.observer import Observer, Stopper, replay, sweep_tags
-from raymdm.orchestrate.ownership import owned
+from raymdm.orchestrate.origin import go_on_with
 from raymdm.orchestrate.plan import cost, ordered
+from raymdm.orchestrate.pool import no_room
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.rounds import Cell, Cells, cells_so_far, ended, finished, next_round
 from raymdm.orchestrate.shared import location
@@ -41,25 +44,26 @@ def sweep(recipe: Recipe, resume: bool, console: Console) -> SweepFolder:
     """Run the recipe's grid to its end, or to Ctrl-C; what happened is in the folder's sweep.json.
 
     With `resume`, the latest sweep of the recipe goes on that has not finished, or whose grid the recipe extends: what
-    has ended is not run again, failed runs included. Raises UserError for what a user can mend, before anything is
-    trained and before there is a folder, StorageError when storage refuses on the way; KeyboardInterrupt before
-    anything is trained.
+    has ended is not run again, failed runs included. Raises UserError for what a user can mend, other data or another
+    model than the sweep was begun with among it, before anything is trained and before there is a folder, StorageError
+    when storage refuses on the way; KeyboardInterrupt before anything is trained.
     """
     recipe = localised(recipe)
     if resume:
         latest(recipe)
-    return _run(recipe, latest if resume else create, resume, console)
+    choose: Choose = (lambda final, inputs: latest(final)) if resume else create
+    return _run(recipe, choose, resume, console)
 
 
 def go_on(folder: SweepFolder, recipe: Recipe, console: Console, reopen: Callable[[SweepFolder], None]) -> SweepFolder:
     """Run the cells of a sweep that have not ended; errors as `sweep`. reopen: called when the sweep is this process's
     and nothing can be refused any more."""
-    return _run(localised(recipe), lambda final: opened(folder.path), True, console, reopen)
+    return _run(localised(recipe), lambda final, inputs: opened(folder.path), True, console, reopen)
 
 
 def _run(
     recipe: Recipe,
-    choose: Callable[[Recipe], SweepFolder],
+    choose: Choose,
     resume: bool,
     console: Console,
     reopen: Callable[[SweepFolder], None] = lambda folder: None,
@@ -76,23 +80,27 @@ def _run(
             require_marks(recipe.spec(name), data[recipe.spec(name).family])
         for warning in recipe.warnings:
             console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        inputs = identify(recipe, data)
         prepared = time.monotonic()
         connection = connect_mlflow(recipe, required=not resume)
         recipe = without_secrets(recipe)
-        folder = choose(recipe)
-        with owned(folder):
+        with taken(recipe, inputs, choose) as folder:
             (folder.path / "progress.json").unlink(missing_ok=True)  # of a process that has gone
             if resume:
                 folder.store_recipe(recipe)
-            folder.update(status="running", slots=slots)
+                for line in go_on_with(folder, inputs):
+                    console.print(line, highlight=False, soft_wrap=True)
+            folder.update(status="running", slots=slots, error=None)
             reopen(folder)
             folder.add_seconds(connect=at_ray - started, data=prepared - at_ray, tracking=time.monotonic() - prepared)
             console.print(f"sweep folder: {folder.path}", highlight=False, soft_wrap=True)
             tracker = open_tracker(recipe, folder, connection)
             status: SweepStatus = "interrupted"
             try:
-                calibrate_methods(recipe, folder, data, console)
-                run_cells(recipe, folder, data, (slots, cluster.overlap(recipe, have)), tracker, console)
+                with noted(folder, "calibration"):
+                    calibrate_methods(recipe, folder, data, console)
+                with noted(folder, "runs"):
+                    run_cells(recipe, folder, data, (slots, cluster.overlap(recipe, have)), tracker, console)
                 status = outcome(recipe, folder)
             except KeyboardInterrupt:
                 console.print("stopping", highlight=False)
@@ -103,6 +111,20 @@ def _run(
                 except KeyboardInterrupt:
                     console.print(f"MLflow was not told everything: raymdm sync {folder.path}", highlight=False)
     return folder
+
+
+@contextmanager
+def noted(folder: SweepFolder, stage: str) -> Iterator[None]:
+    """Write down why a stage ends the sweep, for `raymdm status`; a disk that does not take it is told already."""
+    try:
+        yield
+    except Exception as error:
+        told = no_room(error) or error
+        lines = str(told).strip().splitlines() or [""]
+        text = str(told) if isinstance(told, UserError) else f"{type(told).__name__}: {lines[-1]}"
+        with suppress(StorageError):
+            folder.update(error={"stage": stage, "text": text})
+        raise
 
 
 def _settle(folder: SweepFolder, status: SweepStatus, seconds: float) -> None:
@@ -120,7 +142,8 @@ def calibrate_methods(recipe: Recipe, folder: SweepFolder, data: dict[str, Path]
     if not wanted:
         return
     started = time.monotonic()
-    console.print(f"calibrating p(t) for {', '.join(wanted)}", highlight=False)
+    for line in announced(recipe, wanted, data["mdm"], folder.calibrations):
+        console.print(line, highlight=False, soft_wrap=True)
     calibrate(recipe, wanted, data["mdm"], folder.calibrations)
     folder.push("calibrations")
     folder.add_seconds(calibrate=time.monotonic() - started)
@@ -140,12 +163,26 @@ def outcome(recipe: Recipe, folder: SweepFolder) -> SweepStatus:
 
 def prepare_data(recipe: Recipe, console: Console) -> dict[str, Path]:
     """Tokenise once for each model family of the grid; returns family -> prepared folder."""
+    from raymdm.data.prepare import prepare
+
     cache = Path(recipe.output).absolute() / "cache" / "data"
-    data = {family: prepare(recipe.data, model, cache) for family, model in _models(recipe).items()}
-    for path in dict.fromkeys(data.values()):
-        meta = loading.meta(path)
-        console.print(f"data: {path} {json.dumps(meta['counts'])}", highlight=False, soft_wrap=True)
+    data = {family: prepare(recipe.data, model, cache, family) for family, model in _models(recipe).items()}
+    alike = len({*data.values()}) == 1
+    for path, family in {path: family for family, path in data.items()}.items():
+        what = "data" if alike else f"data of {family}"
+        console.print(f"{what}: {counted(loading.meta(path)['counts'])} ({path})", highlight=False, soft_wrap=True)
     return data
+
+
+def counted(counts: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows of each split in words; counts: of a prepared folder's meta.json."""
+    parts = [
+        f"{split} {part['kept']}" + (f" of {part['rows']} rows" if part["kept"] < part["rows"] else " rows")
+        for split, part in counts.items()
+    ]
+    lost = {"too long": sum(part["too_long"] for part in counts.values()),
+            "not usable": counts["train"]["bad_rows"] + counts["test"]["bad_rows"]}  # fmt: skip
+    return "; ".join([", ".join(parts), *(f"{number} {why}" for why, number in lost.items() if number)])
 
 
 def require_marks(method: MethodSpec, data: Path) -> None:
@@ -198,7 +235,8 @@ def run_cells(
     console: Console,
     trainable: Callable[[dict[str, Any]], None] = run_trial,
 ) -> None:
-    """Tune over the cells that have not ended; returns when all have, or the user interrupts.
+    """Tune over the cells that have not ended; returns when all have, or the user interrupts: then with checkpoints of
+    the runs that train (see `Interrupt`).
 
     room: runs that may train at once, and runs that may be scored beside them. Raises StorageError when storage
     refuses.
@@ -210,6 +248,7 @@ def run_cells(
     names = [trial_name(*cell) for cell in ordered(recipe, waiting)]
     progress = Progress(names, slots, console, file=folder.path / "progress.json", costs=costs)
     observer = Observer(recipe, folder, tracker, progress)
+    interrupt = Interrupt(observer)
     if len(waiting) < len(cells):
         console.print(f"{len(cells) - len(waiting)} of {len(cells)} runs are done already", highlight=False)
         for cell in cells:
@@ -229,6 +268,7 @@ def run_cells(
         "sweep": folder.storage.uri,
         "recipe_hash": config_hash(recipe),
         "data": {family: location(recipe, path) for family, path in data.items()},
+        "stop": interrupt.key,
     }
     failures = recipe.sweep.max_failures + (recipe.train.max_failures if cluster.reuses(recipe) else 0)
     tuner = tune.Tuner(
@@ -237,7 +277,7 @@ def run_cells(
         tune_config=tune.TuneConfig(
             max_concurrent_trials=slots + beside,
             reuse_actors=True,
-            search_alg=Cells(waiting, more, lambda: len(observer.training) < slots),
+            search_alg=Cells(waiting, more, lambda: len(observer.training) < slots, lambda: interrupt.signals > 0),
             num_samples=-1,
         ),
         run_config=tune.RunConfig(
@@ -245,7 +285,7 @@ def run_cells(
             storage_path=folder.storage.child("tune").uri,
             failure_config=tune.FailureConfig(max_failures=failures),
             callbacks=[observer],
-            stop=Stopper(observer),
+            stop=tune.stopper.CombinedStopper(Stopper(observer), interrupt),
             verbose=0,
         ),
     )
@@ -257,7 +297,8 @@ def run_cells(
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     progress.start()
     try:
-        tuner.fit()
+        with interrupt.listening():
+            tuner.fit()
     finally:
         progress.stop()
         if not observer.problem:

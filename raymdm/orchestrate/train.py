@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -21,8 +21,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate.forward import Forward
-from raymdm.orchestrate.preemption import notice
+from raymdm.orchestrate.preemption import notice, told
 from raymdm.storage import Storage, StorageError, fetched
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+    from raymdm.training.run import Left
 
 Heard = Callable[[dict[str, Any]], None]
 """Takes a run's reports."""
@@ -33,10 +38,13 @@ PATIENCE_S = 2 * 3600
 """Seconds that workers wait for one of them that writes, or fetches, a checkpoint."""
 
 
-def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, checkpoints: str, heard: Heard) -> None:
+def train_here(
+    recipe: Recipe, method: str, seed: int, data: str, density: str, checkpoints: str, heard: Heard, stop: str = ""
+) -> "Left":
     """Train one run in this process; its imports serve the next run too. Raises UserError, StorageError.
 
     data, density ("" for a method without), checkpoints: folders on storage. A run goes on from its checkpoints.
+    stop: the key that stops the sweep, as `preemption.told` has it. Returns why the run left before its end.
     """
     import torch
 
@@ -46,9 +54,9 @@ def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, 
     device = torch.device("cuda" if recipe.train.gpus_per_worker else "cpu")
     gc.collect()  # the model of a run before that failed
     try:
-        train(
+        return train(
             _job(recipe, method, seed, data, density),
-            Worker(report=heard, checkpoints=Storage(checkpoints), device=device, preempted=notice()),
+            Worker(report=heard, checkpoints=Storage(checkpoints), device=device, notice=notice(stop)),
         )
     finally:
         gc.collect()  # layers that are sharded or computed again refer to themselves
@@ -56,10 +64,12 @@ def train_here(recipe: Recipe, method: str, seed: int, data: str, density: str, 
             torch.cuda.empty_cache()  # for the scoring that follows, and for the next run
 
 
-def worker_loop(config: dict[str, str | int]) -> None:
+def worker_loop(config: dict[str, str | int]) -> "Left":
     """What every Ray Train worker runs: the training loop, with Ray behind its reports and its data parallelism.
 
-    config: recipe (JSON), method, seed, and folders on storage: data, density ("" for a method without), checkpoints.
+    config: recipe (JSON), method, seed, and folders on storage: data, density ("" for a method without), checkpoints;
+    stop, driver: what `preemption.notice` looks at. Returns why the workers left before the end: for Ray Train, which
+    would count a failure, they have ended either way.
     """
     import torch
     from ray.train.torch import get_device
@@ -75,16 +85,17 @@ def worker_loop(config: dict[str, str | int]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=get_device(),
-        preempted=notice(),
+        notice=notice(str(config["stop"]), str(config["driver"])),
     )
     which = str(config["method"]), int(config["seed"]), str(config["data"]), str(config["density"])
     try:
         # a copy that this node alone cannot make must end all workers
         job: Any = worker.alike("read", str(config["data"]), lambda: _job(recipe, *which))
-        train(job, worker)
+        return train(job, worker)
     except UserError as error:
         # all workers come here: told rather than raised, so that no failure policy tries what would fail again
         ray.train.report({"problem": str(error), "storage": isinstance(error, StorageError)})
+        return ""
 
 
 def _job(recipe: Recipe, method: str, seed: int, data: str, density: str) -> Any:
@@ -108,17 +119,57 @@ def run_training(
     checkpoints: str,
     storage: str,
     heard: Heard,
-) -> None:
-    """Train one run to its end on Ray Train's workers; folders as `train_here` has them.
+    stop: str = "",
+) -> "Left":
+    """Train one run to its end on Ray Train's workers; folders, `stop` and the result as `train_here` has them.
 
-    storage: where Ray Train itself may write, for all nodes. Raises UserError for what would go wrong again,
-    StorageError, and Ray's TrainingFailedError when workers failed more than `train.max_failures` times.
+    Workers whose node goes away leave, and others take their place while this process can stay. storage: where Ray
+    Train itself may write, for all nodes. Raises UserError for what would go wrong again, StorageError, and Ray's
+    TrainingFailedError when workers failed more than `train.max_failures` times since the last notice.
     """
+    # beside this process: the loss of another node must not end the reports
+    node = ray.get_runtime_context().get_node_id()
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    config: dict[str, str | int] = {
+        "recipe": recipe.model_dump_json(), "method": method, "seed": seed, "data": data, "density": density,
+        "checkpoints": checkpoints, "stop": stop, "driver": node,
+    }  # fmt: skip
+    try:
+        while True:
+            left = _fit(recipe, config, storage, queue, heard)
+            if left != "node" or (left := told(stop)):
+                return left
+    finally:
+        queue.shutdown()
+
+
+def _fit(recipe: Recipe, config: dict[str, str | int], storage: str, queue: Queue, heard: Heard) -> "Left":
+    """Train with one trainer, until the end or until its workers leave. config: of `worker_loop`."""
+    # a name of its own: runs resume from their own checkpoints, and Ray Train keeps none
+    name = f"{config['method']}-s{config['seed']}-{uuid.uuid4().hex[:8]}"
+    trainer = _trainer(recipe, config, name, storage, queue)
+    problem: dict[str, Any] = {}
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            fitting = thread.submit(trainer.fit)
+            for metrics in _reports(queue, fitting.done):
+                if "problem" in metrics:
+                    problem = metrics
+                else:
+                    heard(metrics)
+            left: Left = fitting.result().return_value
+    finally:
+        Storage(storage).delete(name)
+    if problem:
+        raise (StorageError if problem["storage"] else UserError)(problem["problem"])
+    return left
+
+
+def _trainer(recipe: Recipe, config: dict[str, str | int], name: str, storage: str, queue: Queue) -> "TorchTrainer":
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    # beside this process: the loss of another node must not end the reports
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    settings, queue = recipe.train, Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    settings = recipe.train
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
@@ -126,18 +177,9 @@ def run_training(
     if fewest < most:
         # Ray Train hears of a lost node up to 20 s late, and would wait that long for workers on nodes that have gone
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = ELASTIC_START_S
-    # a name of its own: runs resume from their own checkpoints, and Ray Train keeps none
-    name = f"{method}-s{seed}-{uuid.uuid4().hex[:8]}"
-    trainer = TorchTrainer(
+    return TorchTrainer(
         worker_loop,
-        train_loop_config={
-            "recipe": recipe.model_dump_json(),
-            "method": method,
-            "seed": seed,
-            "data": data,
-            "density": density,
-            "checkpoints": checkpoints,
-        },
+        train_loop_config=config,
         torch_config=TorchConfig(backend=_backend(recipe), timeout_s=PATIENCE_S),
         scaling_config=ScalingConfig(
             num_workers=most if fewest == most else (fewest, most),
@@ -154,21 +196,6 @@ def run_training(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    problem: dict[str, Any] = {}
-    try:
-        with ThreadPoolExecutor(1) as thread:
-            fitting = thread.submit(trainer.fit)
-            for metrics in _reports(queue, fitting.done):
-                if "problem" in metrics:
-                    problem = metrics
-                else:
-                    heard(metrics)
-            fitting.result()
-    finally:
-        queue.shutdown()
-        Storage(storage).delete(name)
-    if problem:
-        raise (StorageError if problem["storage"] else UserError)(problem["problem"])
 
 
 def _backend(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ import time
 import traceback
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
@@ -21,8 +21,13 @@ from raymdm.errors import UserError
 from raymdm.orchestrate import cluster
 from raymdm.orchestrate.evaluate import as_parquet, evaluate
 from raymdm.orchestrate.folder import read_recipe, trial_name
+from raymdm.orchestrate.pool import no_room
+from raymdm.orchestrate.preemption import NodeGoes, told
 from raymdm.orchestrate.train import Heard, run_training, train_here
 from raymdm.storage import Storage, StorageError, fetched
+
+if TYPE_CHECKING:
+    from raymdm.training.run import Left
 
 _PARTS = "parts"
 """Blocks of test rows that are scored, until all are."""
@@ -31,10 +36,11 @@ _PARTS = "parts"
 def run_trial(config: dict[str, Any]) -> None:
     """The function Tune runs for a cell; it leaves result.json.
 
-    config: `sweep` (the sweep's storage), `data` (method family -> prepared data), `cell` (method, seed). What is done
-    already is not done again: training goes on from its checkpoints, a trained model is only scored. A failure is
-    written down, not raised: Tune tries a cell again only when this process was lost. Where storage refuses, nothing
-    is written down, and the sweep is told to stop: the cell can go on later.
+    config: `sweep` (the sweep's storage), `data` (method family -> prepared data), `cell` (method, seed), `stop` (the
+    key that stops the sweep). What is done already is not done again: training goes on from its checkpoints, a trained
+    model is only scored. A failure is written down, not raised: Tune tries a cell again only when this process was
+    lost, or raises NodeGoes. Where storage or Ray's object store refuses, nothing is written down, and the sweep is
+    told to stop: the cell can go on later. So it can where this returns because the sweep is stopped.
     """
     place, (method, seed) = Storage(config["sweep"]), config["cell"]
     name = trial_name(method, seed)
@@ -44,13 +50,17 @@ def run_trial(config: dict[str, Any]) -> None:
         result = {"task": loading.meta(fetched(data))["task"], "model": recipe.model_for(method).path or "tiny",
                   "method": method, "seed": seed}  # fmt: skip
         try:
-            metrics = _train_and_score(recipe, place, method, seed, data)
+            metrics = _train_and_score(recipe, place, method, seed, data, config["stop"])
+            if metrics is None:
+                return
             result |= {"status": "finished", "error": None, "metrics": metrics}
         except StorageError:
             raise
         except UserError as error:
             result |= {"status": "failed", "error": str(error), "metrics": {}}
-        except TrainingFailedError:
+        except TrainingFailedError as error:
+            if full := no_room(error):
+                raise full from error
             result |= {"status": "failed", "error": traceback.format_exc(), "metrics": {}}
         place.write(f"trials/{name}/result.json", json.dumps(result, indent=1).encode())
         if result["status"] == "finished":
@@ -59,8 +69,7 @@ def run_trial(config: dict[str, Any]) -> None:
     except StorageError as error:
         tune.report({"phase": "stopped", "problem": str(error)})
     except (ObjectStoreFullError, OutOfDiskError) as error:
-        tune.report({"phase": "stopped", "problem": f"Ray's object store has no room left: {_first_line(error)}. Give "
-                    "it more memory or disk (ray start --object-store-memory), then go on with --resume"})  # fmt: skip
+        tune.report({"phase": "stopped", "problem": str(no_room(error) or error)})
 
 
 @lru_cache(maxsize=1)
@@ -69,15 +78,23 @@ def _recipe(sweep: str, recipe_hash: str) -> Recipe:
     return read_recipe(Storage(sweep))
 
 
-def _train_and_score(recipe: Recipe, place: Storage, method: str, seed: int, data: str) -> dict[str, Any]:
-    """The cell's metrics; the seconds are those of this attempt."""
+def _train_and_score(
+    recipe: Recipe, place: Storage, method: str, seed: int, data: str, stop: str
+) -> dict[str, Any] | None:
+    """The cell's metrics, None when the sweep is stopped before; the seconds are those of this attempt. Raises NodeGoes
+    when this process is to train elsewhere."""
     started = time.monotonic()
     name = trial_name(method, seed)
     target = place.child(f"trials/{name}")
     if not target.exists("summary.json"):
         spec = recipe.spec(method)
         density = place.child(f"calibrations/{spec.calibration}") if spec.calibrated else None
-        _train(recipe, place, method, seed, data, density)
+        # a process may be given its next run on a node that goes away
+        left = told(stop) or _train(recipe, place, method, seed, data, density, stop)
+        if left == "node":
+            raise NodeGoes
+        if left == "sweep":
+            return None
         _keep_best(place.child(f"train/{name}"), data, target)
     summary = json.loads(target.read("summary.json"))
     tune.report({"phase": "scoring", "step": summary["steps"], "total_steps": summary["steps"], "records": [],
@@ -91,14 +108,15 @@ def _train_and_score(recipe: Recipe, place: Storage, method: str, seed: int, dat
     return {"accuracy": accuracy, **summary, "evaluate_seconds": ended - scoring, "wall_seconds": ended - started}
 
 
-def _train(recipe: Recipe, place: Storage, method: str, seed: int, data: str, density: Storage | None) -> None:
-    """Train to the end, in this process or in Ray Train's workers."""
+def _train(
+    recipe: Recipe, place: Storage, method: str, seed: int, data: str, density: Storage | None, stop: str
+) -> "Left":
+    """Train to the end, in this process or in Ray Train's workers; returns why the run left before."""
     heard: Heard = tune.report
     where = data, density.uri if density else "", place.child(f"train/{trial_name(method, seed)}").uri
     if cluster.reuses(recipe):
-        train_here(recipe, method, seed, *where, heard)
-    else:
-        run_training(recipe, method, seed, *where, place.child("ray").uri, heard)
+        return train_here(recipe, method, seed, *where, heard, stop)
+    return run_training(recipe, method, seed, *where, place.child("ray").uri, heard, stop)
 
 
 def _keep_best(checkpoints: Storage, data: str, target: Storage) -> None:
@@ -119,8 +137,3 @@ def _keep_best(checkpoints: Storage, data: str, target: Storage) -> None:
         target.put(fetched(data) / "tokenizer", "model")
         target.write("records.json", json.dumps({"records": state.records}).encode())
         target.write("summary.json", json.dumps(state.summary(), indent=1).encode())
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

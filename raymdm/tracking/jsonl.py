@@ -42,13 +42,7 @@ class JsonlTracker:
         for record in records:
             if _group(record) not in written:
                 lines.setdefault(_group(record), json.dumps(dict(record)) + "\n")
-        with self._path(trial).open("ab", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                _write_all(file, "".join(lines.values()).encode())
-            except BaseException:
-                file.truncate(size)  # else the next record would stand behind half a line
-                raise
+        append(self._path(trial), "".join(lines.values()).encode())
         written.update(lines)
 
     def log_summary(self, trial: str, metrics: Mapping[str, float | None]) -> None: ...
@@ -61,6 +55,25 @@ class JsonlTracker:
 
     def _path(self, trial: str) -> Path:
         return self._folder / trial / "metrics.jsonl"
+
+
+def append(path: Path, lines: bytes) -> None:
+    """Write whole lines behind the last whole one; all of them or, where the disk refuses, none. Raises OSError.
+
+    A last line that a crash cut short is dropped: what stands behind it would be lost with it.
+    """
+    with path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if size and file.read(1) != b"\n":
+            file.seek(0)
+            size = file.readall().rfind(b"\n") + 1
+            file.truncate(size)
+        try:
+            _write_all(file, lines)
+        except BaseException:
+            file.truncate(size)  # else the next line would stand behind half a one
+            raise
 
 
 def _write_all(file: RawIOBase, content: bytes) -> None:

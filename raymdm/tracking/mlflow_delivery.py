@@ -6,6 +6,7 @@ a server or a driver may die before, within or after a transaction.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,8 @@ MAX_METRICS, MAX_PARAMS = 1000, 100
 """Entries that MLflow takes in one `log_batch`."""
 PAGE = 200
 """Runs a request."""
+SETTLE_S, LOOKS = 0.5, 3
+"""Seconds between two looks at what a server holds, and how many there are after the first."""
 
 RUN_KEY = "raymdm_key"
 """Tag by which a run is found again: the sweep's folder name, for a trial followed by its own."""
@@ -173,7 +176,7 @@ class Delivery:
     def _held_by_key(self) -> dict[str, "MlflowRun"]:
         """The sweep's runs in MLflow. Of several with one key, the oldest that holds anything."""
         found: dict[str, MlflowRun] = {}
-        for run in self._search(""):
+        for run in self._settled():
             key = run.data.tags[RUN_KEY]
             if key not in found:
                 found[key] = run
@@ -184,6 +187,22 @@ class Delivery:
             if run.data.metrics and not found[key].data.metrics:
                 found[key] = run
         return found
+
+    def _settled(self) -> "list[MlflowRun]":
+        """The sweep's runs in MLflow, the older ones first, when a server has done what a killed driver asked of it.
+
+        While it takes one for running, they are read until they stand still for half a second, and four times at most:
+        a server that is busy with the driver's last call for longer may hold its points twice.
+        """
+        runs = list(self._search(""))
+        for _ in range(0 if self._uri.startswith("sqlite:") else LOOKS):
+            if all(run.info.status != "RUNNING" for run in runs):
+                break
+            time.sleep(SETTLE_S)
+            before, runs = runs, list(self._search(""))
+            if [str(run.to_proto()) for run in runs] == [str(run.to_proto()) for run in before]:
+                break
+        return runs
 
     def _search(self, condition: str) -> "Iterator[MlflowRun]":
         """The sweep's own run and its trials' in MLflow, the older ones first."""

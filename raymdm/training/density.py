@@ -5,10 +5,11 @@ Shape legend: M sequences, T rates of the grid, K masks, G (sequence, rate) pair
 """
 
 import dataclasses
+import json
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
+def calibrated_fit(method: MethodSpec, path: Path | None) -> dict[str, Any] | None:
+    """What of a calibrated method's `density.json` says how to draw rates, as `RunState.density` holds it; None of
+    other methods. Raises ValueError as `starting_density` does."""
+    if path is None:
+        return None
+    starting_density(method, path)
+    summary = json.loads(path.read_text())
+    kind = summary["kind"]
+    fit = summary["fits"][kind] if "fits" in summary else summary
+    return {"kind": kind, "params": fit["params"], "eps": summary["eps"], "uniform_mix": summary["uniform_mix"]}
+
+
 def starting_density(method: MethodSpec, path: Path | None) -> Density:
     """The density that a method starts with; path: the `density.json` of a calibrated one.
 
@@ -50,7 +63,8 @@ def starting_density(method: MethodSpec, path: Path | None) -> Density:
 
 
 def density_in_force(method: MethodSpec, path: Path | None, state: RunState) -> Density:
-    """The density that draws the next step's rates: the run's latest refit or search, or what the method starts with.
+    """The density that draws the next step's rates: the run's latest refit or search, what it began with, or, before
+    that is known, what the method starts with.
 
     Raises ValueError as `starting_density` does.
     """
@@ -58,6 +72,8 @@ def density_in_force(method: MethodSpec, path: Path | None, state: RunState) -> 
         return density_from(state.fit)
     if state.interval is not None:
         return Density.uniform(*state.interval)
+    if state.density is not None:
+        return density_from(state.density)
     return starting_density(method, path)
 
 

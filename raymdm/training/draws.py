@@ -7,10 +7,15 @@ import numpy as np
 import torch
 
 from raymdm import keys
-from raymdm.config.schema import MethodSpec
+from raymdm.config.schema import MethodSpec, Recipe
 from raymdm.data.loading import Batch, eligible_tokens
 from raymdm.diffusion.masking import Masks, draw_masks
 from raymdm.diffusion.samplers import Density, count_strata, stratify
+
+
+def order_seed(recipe: Recipe, seed: int) -> int:
+    """What the order of the training rows depends on; seed: the run's, which `train.order_seed: run` takes."""
+    return recipe.data.seed if recipe.train.order_seed == "data" else keys.derive_seed(seed, "order")
 
 
 def draw_rates(

@@ -35,7 +35,7 @@ class Agreed(NamedTuple):
     finite: bool
     """Gradient norm and losses of all workers."""
     notices: int
-    """Workers whose node will be taken away."""
+    """Workers that were told to leave."""
     storage_failed: bool
     """Whether rank 0's latest checkpoint could not be written."""
     loss: float
@@ -51,7 +51,7 @@ def agree(run: "Run", norm: float, sums: Tensor, binned: Tensor) -> Agreed:
     """
     finite = math.isfinite(norm) and bool(torch.isfinite(sums).all())
     failed = run.writer.problem is not None
-    own = torch.tensor([not finite, run.worker.preempted(), failed, sums[4].item()], dtype=torch.float64)
+    own = torch.tensor([not finite, bool(run.worker.notice()), failed, sums[4].item()], dtype=torch.float64)
     total = run.worker.sum(torch.cat([own, binned.flatten()]))
     broken, notices, failures, loss = total[:4].tolist()
     mean = loss / run.inputs.batch_size

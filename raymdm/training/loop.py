@@ -22,7 +22,8 @@ from raymdm.diffusion import control
 from raymdm.errors import UserError
 from raymdm.training import health, parallel
 from raymdm.training.density import refit, refit_due, search_interval
-from raymdm.training.run import Job, Run, Worker, build
+from raymdm.training.draws import order_seed
+from raymdm.training.run import Job, Left, Run, Worker, build
 from raymdm.training.step import forward_backward
 from raymdm.training.validation import CHUNK, nll_and_error, validation_sums
 from raymdm.training.window import Window, step_sums, summarise
@@ -30,21 +31,24 @@ from raymdm.training.writer import take
 
 __all__ = ["Job", "Run", "Worker", "build", "train", "train_step"]
 
+LEFT: dict[Left, str] = {"node": "a node goes away", "sweep": "the sweep is stopped"}
+"""Why a run leaves, in words."""
 REPORT_EVERY_S = 2.0
 """Progress reaches a watcher at most this often between evaluations."""
 
 
-def train(job: Job, worker: Worker) -> None:
+def train(job: Job, worker: Worker) -> Left:
     """Train one run to its end or to early stopping, from its newest sound checkpoint if it has one.
 
-    Its last checkpoint is on storage when this returns. Raises on all workers alike, once what happened is reported:
-    UserError for what would come again, StorageError when storage refused.
+    Returns why the run left before that, the same on all workers. Its last checkpoint is on storage when this returns,
+    and reported. Raises on all workers alike, once what happened is reported: UserError for what would come again,
+    StorageError when storage refused.
     """
     with _scratch(worker) as scratch, parallel.group(job.recipe.train, worker):
         run = build(job, worker, scratch)
         with closing(run.writer):
             try:
-                _train(run)
+                return _train(run)
             except UserError:  # all workers come here, or none
                 report(run)
                 raise
@@ -58,34 +62,39 @@ def _scratch(worker: Worker) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _train(run: Run) -> None:
+def _train(run: Run) -> Left:
     settings, state = run.job.recipe.train, run.state
-    last_report = time.monotonic()
+    left: Left = ""
     stopped = _patience_spent(run)
     if not stopped and state.step < run.total_steps:
+        report(run)  # whoever stops the sweep waits for runs that are known to train
         settle_buckets(run)
-    while not stopped and state.step < run.total_steps:
-        noticed = train_step(run)
+    last_report = time.monotonic()
+    while not (stopped or left) and state.step < run.total_steps:
+        left = train_step(run)
         if refit_due(run):
             refit(run)
-        at_end, report_due = state.step == run.total_steps, noticed
+        at_end, report_due = state.step == run.total_steps, False
         if state.step % settings.log_every == 0 or at_end:
-            report_due |= close_window(run, time.monotonic() - last_report > REPORT_EVERY_S)
+            report_due = close_window(run, time.monotonic() - last_report > REPORT_EVERY_S)
         evaluated = state.step % run.eval_every == 0 or at_end
         if evaluated:
             evaluate(run)
             stopped = _patience_spent(run)
             if stopped and state.step % settings.log_every and not at_end:
                 close_window(run, report_due=False)
-        if evaluated or noticed or (settings.checkpoint_every and state.step % settings.checkpoint_every == 0):
+        if stopped or at_end:
+            left = ""
+        if evaluated or left or (settings.checkpoint_every and state.step % settings.checkpoint_every == 0):
             checkpoint(run)
-        if noticed:
-            finish_checkpoint(run)
-        if (report_due or evaluated) and not (stopped or at_end):
+        if (report_due or evaluated) and not (stopped or at_end or left):
             report(run)
             last_report = time.monotonic()
     finish_checkpoint(run)
-    report(run)
+    if left:
+        run.event("left", f"{LEFT[left]}: checkpoint at step {state.step}", why=left)
+    report(run, left)
+    return left
 
 
 def settle_buckets(run: Run) -> None:
@@ -101,16 +110,17 @@ def settle_buckets(run: Run) -> None:
     run.optimizer.zero_grad(set_to_none=True)
 
 
-def train_step(run: Run) -> bool:
+def train_step(run: Run) -> Left:
     """One optimiser step; adds to the open log window. A step that is not finite is skipped, and counts all the same.
 
-    Returns whether a worker has just been told that its node goes away. Raises on all workers: UserError when too many
-    steps were skipped, StorageError when a checkpoint could not be written.
+    Returns what the run leaves for, where a worker was told to. Raises on all workers: UserError when too many steps
+    were skipped, StorageError when a checkpoint could not be written.
     """
     started = time.perf_counter()
     worker, state, settings = run.worker, run.state, run.job.recipe.train
     slots = worker.slots(settings.global_batch_size)
-    indices = loading.batch_indices(len(run.train), settings.global_batch_size, state.step, run.job.recipe.data.seed)
+    order = order_seed(run.job.recipe, run.job.seed)
+    indices = loading.batch_indices(len(run.train), settings.global_batch_size, state.step, order)
     sums, binned, losses = _backward(run, indices, slots)
     gradient = parallel.clip_gradients(run.denoiser.parameters(), settings.max_grad_norm, worker)
     found = torch.cat([gradient.double().view(1), sums, binned.flatten()]).cpu()  # the one wait for the device
@@ -157,15 +167,14 @@ def _update(run: Run, agreed: health.Agreed) -> None:
         state.ema = control.update(np.array(state.ema), *agreed.binned.numpy()).tolist()
 
 
-def _heed(run: Run, agreed: health.Agreed) -> bool:
-    """Stop where storage failed; whether there is a new notice that a node goes away."""
+def _heed(run: Run, agreed: health.Agreed) -> Left:
+    """Stop where storage failed; what the run leaves for, the same on all workers."""
     if agreed.storage_failed:
         finish_checkpoint(run)
-    new = agreed.notices > run.notices
-    run.notices = agreed.notices
-    if new:
-        run.event("preempted", f"a node goes away: checkpoint at step {run.state.step}", workers=agreed.notices)
-    return new
+    if not agreed.notices:
+        return ""
+    own = float(run.worker.notice() == "sweep")
+    return "sweep" if run.worker.sum(torch.tensor([own], dtype=torch.float64)).item() else "node"
 
 
 def learning_rate(step: int, total_steps: int, peak: float, warmup_steps: int, schedule: str) -> float:
@@ -251,8 +260,8 @@ def finish_checkpoint(run: Run) -> None:
     run.worker.raise_alike(run.writer.ended() if run.worker.rank == 0 else None)
 
 
-def report(run: Run) -> None:
-    """Hand progress, and the records and events since the last report, to whoever watches."""
+def report(run: Run, left: Left = "") -> None:
+    """Hand progress, and the records and events since the last report, to whoever watches; and why the run leaves."""
     state = run.state
     losses = [record["train/loss"] for record in run.records if "train/loss" in record]
     metrics: dict[str, Any] = {
@@ -264,6 +273,7 @@ def report(run: Run) -> None:
         "seconds": state.seconds,
         "records": run.records,
         "events": run.events,
+        "left": left,
     }
     run.worker.report(metrics)
     run.records, run.events = [], []

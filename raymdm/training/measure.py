@@ -110,7 +110,7 @@ def measure_losses(
     model.eval()
     repeated = np.repeat(draws.rows, draws.masks)
     batch = split.batch(repeated, ids[1])
-    with torch.inference_mode(), precision(device):
+    with torch.no_grad(), precision(device):
         losses = _losses(model, batch, draws, np.arange(len(repeated)), ids[0], device)
     factor = np.ones_like(draws.t) if weights is None else weights
     weighted = losses.double().cpu().numpy() * np.repeat(factor, draws.masks, axis=1)
@@ -134,7 +134,7 @@ def measure_head_gradients(
     weight = masks.weight[0][masks.mask].to(device)
     noised = type(noised)(*(part.to(device) for part in noised))
     attention = batch.attention_mask.repeat(len(masks.mask), 1).to(device)
-    with torch.inference_mode(), precision(device):
+    with torch.no_grad(), precision(device):
         residual = model(noised.input_ids, attention, noised.targets).softmax(-1, dtype=torch.float32)
         residual[torch.arange(len(residual), device=device), noised.labels] -= 1
         hidden = _by_hidden(residual, model.model.get_output_embeddings())
@@ -214,7 +214,7 @@ def _by_hidden(residual: Tensor, head: nn.Module) -> Tensor:
     multiplies with, its own backward pass knows, in its own precision.
     """
     if not is_plain(head):
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             size = len(residual), cast(int, head.in_features)
             hidden = torch.zeros(size, device=residual.device, requires_grad=True)
             logits = head(hidden)

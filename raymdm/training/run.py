@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from raymdm.models.loss_head import fused_kernel
 from raymdm.storage import Storage, StorageError
 from raymdm.training import parallel
 from raymdm.training.checkpoints import told
-from raymdm.training.density import density_in_force
+from raymdm.training.density import calibrated_fit, density_in_force
 from raymdm.training.layers import prepare_layers
 from raymdm.training.optimizer import load_moments, make_optimizer, read_moments
 from raymdm.training.resume import Resumed, resumed
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
+Left = Literal["", "node", "sweep"]
+"""Why a run leaves before its end: a worker's node goes away, or the sweep is stopped; empty where it does not."""
 _TOLD = 4096
 """Bytes of an error's message that the other workers hear of."""
 _COME_AGAIN = ("skipped_step", "loss_spike")
@@ -65,8 +67,8 @@ class Worker:
     rank: int = 0
     world_size: int = 1
     device: torch.device = torch.device("cpu")
-    preempted: Callable[[], bool] = lambda: False
-    """Whether this node will soon be taken away; called every step."""
+    notice: Callable[[], Left] = lambda: ""
+    """What this worker was told to leave for; called every step."""
 
     def slots(self, size: int) -> slice:
         """This worker's slots of a global batch; sizes differ by one at most."""
@@ -144,8 +146,6 @@ class Run:
     """All of the run's."""
     events: list[dict[str, Any]] = field(default_factory=list)
     """What happened since the last report that a person should know."""
-    notices: int = 0
-    """Workers that were told at the latest step that their node goes away."""
 
     def record(self, record: dict[str, float]) -> None:
         self.records.append(record)
@@ -189,7 +189,9 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
     batch = settings.global_batch_size
     settings = settings.share(method.views, len(training))
     assert settings.max_steps and settings.eval_every
-    density = worker.alike("read", job.density, lambda: density_in_force(method, job.density, state))
+    given = worker.alike("read", job.density, lambda: calibrated_fit(method, job.density))
+    state.density = state.density or given  # of a checkpoint that does not say, the file's
+    density = density_in_force(method, job.density, state)
     job = replace(job, recipe=recipe.model_copy(update={"train": settings}))
     run = Run(
         job, worker, denoiser, shared, optimizer,
@@ -202,6 +204,12 @@ def build(job: Job, worker: Worker, scratch: Path) -> Run:
         records=list(state.records), history=list(state.records), events=list(state.events),
     )  # fmt: skip
     _tell(run, before, workers_before)
+    if state.density != given and state.fit is None:
+        run.event(
+            "other_density",
+            f"{job.density} is not the density that the run began with, with which it goes on. To train the run anew "
+            "with the file's, remove the folder of its checkpoints",
+        )
     return run
 
 

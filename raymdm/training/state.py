@@ -44,10 +44,12 @@ class RunState:
     """Steps of closed windows."""
     windows: int = 0
     """Closed windows."""
+    density: dict[str, Any] | None = None
+    """The calibrated density that the run began with: kind, params, eps, uniform_mix, as `density.json` names them."""
     ema: list[list[float]] | None = None
     """State of the moving averages, (10, 5), of a method that has them."""
     fit: dict[str, Any] | None = None
-    """The density of the latest refit: kind, params, eps, uniform_mix, as `density.json` names them."""
+    """The density of the latest refit, as `density` is written."""
     interval: list[float] | None = None
     """The interval of rates that the latest search chose."""
     measured_rows: int = 0

@@ -16,6 +16,7 @@ from raymdm.diffusion.control import BINS, bins_of
 from raymdm.diffusion.masking import Masks
 from raymdm.diffusion.objective import autoregressive_losses, loss_sums, noise, sequence_losses
 from raymdm.diffusion.samplers import Density
+from raymdm.models.checks import check_tokens
 from raymdm.models.loss_head import LossHead
 from raymdm.models.precision import precision
 from raymdm.training.draws import draw_rates, draw_step_masks
@@ -41,6 +42,7 @@ def autoregressive_forward(
     model: nn.Module, batch: Batch, device: torch.device, loss_head: LossHead = "chunked"
 ) -> Tensor:
     """The mean next-token losses (S,) of the responses."""
+    check_tokens(model, int(batch.input_ids.max()))
     batch = Batch(*(part.to(device) for part in batch))
     labels, rows = batch.input_ids[batch.response_mask], batch.response_mask.nonzero()[:, 0]
     cross_entropy = model(batch.input_ids, batch.attention_mask, batch.response_mask, labels, loss_head)

@@ -1,8 +1,10 @@
 """The fields of ray.io/v1 RayCluster and RayJob: names, types, required ones and choices; anything else is refused.
 
 Facts from KubeRay's ray-operator/apis/ray/v1/raycluster_types.go (as of August 2026, for 1.7) and rayjob_types.go
-(commit 0057210ed5a94e830c864af372577328c3542b44). Kubernetes' own types inside them, such as pod templates, are left
-open here: the tests give those to Kubernetes' own schemas.
+(commit 0057210ed5a94e830c864af372577328c3542b44). Compared, field by field outside pod templates, with the OpenAPI
+schema that the API server applies: spec.jobTemplate of ray-operator/config/crd/bases/ray.io_raycronjobs.yaml (commit
+0074504f84f22d26df800ebcd2e0a3e1490e2aef, before 1.7, whose newer fields it lacks). Kubernetes' own types inside them,
+such as pod templates, are left open here: the tests give those to Kubernetes' own schemas.
 """
 
 from typing import Any
@@ -25,6 +27,8 @@ def _one_of(*choices: str) -> Schema:
 def _object(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
     return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
 
+
+MANAGER = _one_of("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
 
 AUTH = _object(mode=_one_of("disabled", "token"), secretName=STRING, enableK8sTokenAuth=BOOLEAN)
 
@@ -77,7 +81,7 @@ CLUSTER_SPEC = _object(
     upgradeStrategy=_object(type=_one_of("Recreate", "None")),
     authOptions=AUTH,
     suspend=BOOLEAN,
-    managedBy=STRING,
+    managedBy=MANAGER,
     autoscalerOptions=AUTOSCALER,
     headServiceAnnotations=STRINGS,
     enableInTreeAutoscaling=BOOLEAN,
@@ -95,7 +99,7 @@ JOB_SPEC = _object(
     metadata=STRINGS,
     clusterSelector=STRINGS,
     submitterConfig=_object(backoffLimit=COUNT),
-    managedBy=STRING,
+    managedBy=MANAGER,
     entrypoint=STRING,
     runtimeEnvYAML=STRING,
     jobId=STRING,

@@ -47,6 +47,13 @@ def templates(cluster: Manifest, job: Manifest) -> dict[str, Manifest]:
     return {"head": head, "submitter": submitter, **groups}
 
 
+def _autoscaler(cluster: Manifest) -> Manifest:
+    """A pod with the container that KubeRay makes of the autoscaler's options."""
+    of_ray = {"idleTimeoutSeconds", "upscalingMode", "version"}
+    options = {name: value for name, value in cluster["spec"]["autoscalerOptions"].items() if name not in of_ray}
+    return {"metadata": {"name": "pod"}, "spec": {"containers": [{"name": "autoscaler", **options}]}}
+
+
 def _errors(manifest: Manifest) -> list[str]:
     return [error.message for error in Draft202012Validator(SCHEMAS[manifest["kind"]]).iter_errors(manifest)]
 
@@ -89,8 +96,8 @@ def test_a_wrong_field_would_be_refused(cluster: Manifest, place: list[Any], wro
     assert _errors(broken)
 
 
-def test_kubernetes_accepts_every_pod(templates: dict[str, Manifest]) -> None:
-    for template in templates.values():
+def test_kubernetes_accepts_every_pod(templates: dict[str, Manifest], cluster: Manifest) -> None:
+    for template in [*templates.values(), _autoscaler(cluster)]:
         kubernetes_validate.validate(_as_pod(template), KUBERNETES, strict=True)
 
 
@@ -100,11 +107,14 @@ def test_kubernetes_accepts_what_is_common(common: dict[str, Manifest]) -> None:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
-def test_kubernetes_would_refuse_an_unknown_field(templates: dict[str, Manifest]) -> None:
+def test_kubernetes_would_refuse_an_unknown_field(templates: dict[str, Manifest], cluster: Manifest) -> None:
+    broken = copy.deepcopy(cluster)
+    broken["spec"]["autoscalerOptions"]["resources"]["unheard_of"] = 1
     pod = copy.deepcopy(_as_pod(templates["head"]))
     pod["spec"]["containers"][0]["unheard_of"] = 1
-    with pytest.raises(kubernetes_validate.ValidationError, match="unheard_of"):
-        kubernetes_validate.validate(pod, KUBERNETES, strict=True)
+    for wrong in (pod, _as_pod(_autoscaler(broken))):
+        with pytest.raises(kubernetes_validate.ValidationError, match="unheard_of"):
+            kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
 
 
 def test_the_job_s_cluster_is_the_cluster(cluster: Manifest, job: Manifest) -> None:

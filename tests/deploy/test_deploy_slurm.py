@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +28,16 @@ if [[ $1 == show ]]; then printf 'n1\\nn2\\n'; else echo "scontrol $*" >>"$SLURM
 # stands in for Ray where only the script's own decisions are tested
 RAY = """#!/bin/bash
 if [[ $1 == health-check ]]; then exit 0; fi
-echo "ray $*" >>"$SLURM_CALLS"
 trap 'echo "ray $2 ended" >>"$SLURM_CALLS"; exit 1' TERM
+echo "ray $*" >>"$SLURM_CALLS"
 while :; do sleep 0.05; done
+"""
+# fails once, as where a file comes while the folder is emptied
+RM = """#!/bin/bash
+if [[ -e $MARK.rm ]]; then exec /bin/rm "$@"; fi
+touch "$MARK.rm"
+echo "rm: Directory not empty" >&2
+exit 1
 """
 # the script's wait for as many nodes as its argument says
 PYTHON = """#!/bin/bash
@@ -71,33 +80,42 @@ class Slurm:
         log = self.folder / "calls"
         return log.read_text().splitlines() if log.exists() else []
 
-    def start(self, **env: str) -> subprocess.Popen[str]:
+    @contextmanager
+    def started(self, **env: str) -> Iterator[subprocess.Popen[str]]:
+        """The batch shell; nothing that it started is left afterwards."""
         # a file, because Ray's own processes hold a pipe open
         with (self.folder / "output").open("w") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 # signals as a job gets them: what starts the tests in the background may have them ignore Ctrl-C
                 ["env", "--default-signal=INT", "bash", self.script, "recipe.yaml", "a=b"],
-                stdout=output, stderr=subprocess.STDOUT, env=self.env | env, text=True,
+                stdout=output, stderr=subprocess.STDOUT, env=self.env | env, text=True, start_new_session=True,
             )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def said(self) -> str:
         return (self.folder / "output").read_text()
 
     def run(self, **env: str) -> int:
-        return self.start(**env).wait(120)
+        with self.started(**env) as process:
+            return process.wait(300)
 
     def signalled(self, number: signal.Signals, **env: str) -> int:
         """Run until the sweep is under way, send the batch shell a signal, and wait for its end."""
-        process = self.start(**env)
-        deadline = time.monotonic() + 100
-        while "sweeping" not in self.said() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(number)
-        try:
-            return process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
+        with self.started(**env) as process:
+            deadline = time.monotonic() + 300
+            while "sweeping" not in self.said():
+                assert process.poll() is None and time.monotonic() < deadline, self.said()
+                time.sleep(0.05)
+            process.send_signal(number)
+            return process.wait(200)
 
 
 def _program(folder: Path, name: str, text: str) -> None:
@@ -151,6 +169,12 @@ def test_ends_as_the_sweep_did_and_leaves_nothing(slurm: Slurm, status: int) -> 
     assert not [call for call in slurm.calls if "requeue" in call]
 
 
+def test_a_folder_that_something_still_writes_to_is_removed_again(slurm: Slurm) -> None:
+    _program(slurm.folder / "bin", "rm", RM)
+    assert slurm.run(SWEEP_STATUS="0") == 0
+    assert list((slurm.folder / "tmp").iterdir()) == []
+
+
 def test_a_job_whose_time_is_up_queues_again(slurm: Slurm) -> None:
     assert slurm.signalled(signal.SIGUSR1) == 130
     assert (slurm.folder / "mark").read_text() == "interrupted"
@@ -169,6 +193,7 @@ def test_the_token_is_no_argument_of_any_program(slurm: Slurm) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(900)  # Ray takes minutes to start where others compute too
 def test_two_nodes_of_a_real_ray_and_going_on_when_the_job_runs_again(slurm: Slurm) -> None:
     for name in ("ray", "python"):
         (slurm.folder / "bin" / name).unlink()

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from disturbance import free_port, ray_head
+from heads import ray_head
+from processes import free_port, until
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]  # above every wait inside
 
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = "f" * 64
@@ -35,7 +35,7 @@ def _answer(url: str, token: str | None) -> int:
     """The HTTP status of a request; 0 when nobody answers."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -49,14 +49,9 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     file = tmp_path_factory.mktemp("token") / "auth_token"
     file.write_text(TOKEN)
     port, dashboard = free_port(), free_port()
-    with ray_head(
-        "--num-cpus=1", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1",
-        RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(file),
-    ):  # fmt: skip
+    with ray_head(port, "--num-cpus=1", dashboard=dashboard, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(file)):
         there = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}/api/jobs/")
-        deadline = time.monotonic() + 100
-        while _answer(there.jobs, TOKEN) != 200 and time.monotonic() < deadline:
-            time.sleep(0.5)
+        until(lambda: _answer(there.jobs, TOKEN) == 200)
         yield there
 
 

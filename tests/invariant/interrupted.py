@@ -16,6 +16,7 @@ from raymdm.storage import Storage
 from raymdm.training import step
 from raymdm.training.checkpoints import Found, newest
 from raymdm.training.loop import Job, Worker, train
+from raymdm.training.run import Left
 from raymdm.training.state import RunState, load_state
 
 
@@ -39,14 +40,14 @@ def run_once(job: Job, folder: Path, stop: int | None = None, **worker: Any) -> 
     reports: list[dict[str, Any]] = []
     calls = 0
 
-    def stopping() -> bool:
+    def stopping() -> Left:
         nonlocal calls
         calls += 1
         if calls == stop:
             raise Stopped
-        return False
+        return ""
 
-    where = {"report": reports.append, "checkpoints": Storage(str(folder)), "preempted": stopping}
+    where = {"report": reports.append, "checkpoints": Storage(str(folder)), "notice": stopping}
     with suppress(Stopped):
         train(job, Worker(**where | worker))
     return reports

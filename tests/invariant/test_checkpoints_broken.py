@@ -4,9 +4,9 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from raymdm.config.schema import Recipe
 from raymdm.storage import Storage, StorageError
 from raymdm.training import checkpoints
 from raymdm.training.loop import Job, Worker, train
+from raymdm.training.run import Left
 
 MakeRecipe = Callable[..., Recipe]
 FILES = ["model/model.safetensors", "model/config.json", "best/model.safetensors", "optimizer.pt", "state.json",
@@ -92,13 +93,13 @@ def test_two_processes_of_a_run_do_not_disturb_each_other(job: Job, whole: Path,
     run_once(job, ahead, stop=5)
     steps = iter(range(100))
 
-    def together() -> bool:
+    def together() -> Left:
         if next(steps) == 1:
             for folder in ahead.iterdir():
                 shutil.copytree(folder, stopped / folder.name, dirs_exist_ok=True)
-        return False
+        return ""
 
-    run_once(job, stopped, preempted=together)
+    run_once(job, stopped, notice=together)
     assert_same_run(stopped, whole)
 
 
@@ -106,16 +107,13 @@ def test_two_processes_of_a_run_do_not_disturb_each_other(job: Job, whole: Path,
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path, mount_disk: Callable[[Path, str], AbstractContextManager[Path]]) -> Iterator[Path]:
     """A disk of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield disk
-    gc.collect()  # what failed holds files of it
-    subprocess.run(["umount", str(disk)], check=True)
+    with mount_disk(disk, "1m"):
+        yield disk
+        gc.collect()  # what failed holds files of it
 
 
 def _refused(job: Job, folder: Path) -> str:

@@ -85,6 +85,26 @@ def test_resumed_run_goes_on_with_the_refitted_density(
     assert [r["step"] for r in state(tmp_path / "run").records if "drift/kl" in r] == [3, 6, 9]
 
 
+@pytest.mark.parametrize("why", ["node", "sweep"])
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
+def test_leaving_after_any_step_changes_nothing(whole: tuple[Job, Path], tmp_path: Path, step: int, why: str) -> None:
+    """Between evaluations nothing else would write a checkpoint."""
+    steps = iter(range(1, 100))
+    told = run_once(_with(whole[0], None), tmp_path / "run", notice=lambda: why if next(steps) >= step else "")
+    assert last(tmp_path / "run").step == step
+    assert [(event["event"], event["step"], event["why"]) for event in events_of(told)] == [("left", step, why)]
+    assert told[-1]["left"] == why
+    run_once(_with(whole[0], None), tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole[1])
+
+
+def test_a_run_whose_last_step_is_done_does_not_leave(whole: tuple[Job, Path], tmp_path: Path) -> None:
+    steps = iter(range(1, 100))
+    reports = run_once(whole[0], tmp_path / "run", notice=lambda: "sweep" if next(steps) >= STEPS else "")
+    assert not events_of(reports) and reports[-1]["left"] == ""
+    assert_same_run(tmp_path / "run", whole[1])
+
+
 def test_patience_is_not_renewed_by_a_stop(tiny_data: Path, make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """A learning rate that makes it worse: the run ends early, at the same step."""
     recipe = make_recipe(train__lr=0.1, train__patience=2, train__max_steps=40, train__checkpoint_every=1)

@@ -48,7 +48,7 @@ def _worker(rank: int, job: Job, folder: Path) -> None:
             run_once(job, folder / "one")
         dist.barrier()
         run_once(job, folder / "changing", stop=5, **two)
-        _preempted(job, folder, two)
+        _told_to_leave(job, folder, two)
         _full(job, folder, two)
         _broken_loss(job, folder, two)
         _unshared(job, folder, two)
@@ -58,12 +58,12 @@ def _worker(rank: int, job: Job, folder: Path) -> None:
         run_once(job, folder / "changing")
 
 
-def _preempted(job: Job, folder: Path, two: dict[str, int]) -> None:
-    """The second worker is told in its sixth step, and again and again; every checkpoint is kept."""
+def _told_to_leave(job: Job, folder: Path, two: dict[str, int]) -> None:
+    """The second worker is told in its sixth step, then both go on; every checkpoint is kept."""
     calls, reports, original = iter(range(100)), [], checkpoints._sync
 
     def report(metrics: dict[str, Any]) -> None:
-        manifest = folder / "preempted" / checkpoints.folder_name(metrics["step"]) / checkpoints.MANIFEST
+        manifest = folder / "told" / checkpoints.folder_name(metrics["step"]) / checkpoints.MANIFEST
         reports.append(metrics | {"committed": manifest.exists()})
 
     def slow_sync(path: Path) -> None:
@@ -74,10 +74,11 @@ def _preempted(job: Job, folder: Path, two: dict[str, int]) -> None:
     train_config = job.recipe.train.model_copy(update={"checkpoint_every": None, "keep_checkpoints": 9})
     recipe = job.recipe.model_copy(update={"train": train_config})
     told = Job(recipe, job.method, job.seed, job.data)
-    preempted = lambda: two["rank"] == 1 and next(calls) >= 5  # noqa: E731
-    run_once(told, folder / "preempted", preempted=preempted, report=report, **two)
+    notice = lambda: "node" if two["rank"] == 1 and next(calls) >= 5 else ""  # noqa: E731
+    run_once(told, folder / "told", notice=notice, report=report, **two)
     checkpoints._sync = original
-    _keep(folder / f"preempted-{two['rank']}.json", reports)
+    _keep(folder / f"told-{two['rank']}.json", reports)
+    run_once(told, folder / "told", **two)
 
 
 def _full(job: Job, folder: Path, two: dict[str, int]) -> None:
@@ -172,13 +173,16 @@ def test_workers_that_come_and_go_change_rounding_alone(runs: Path) -> None:
     assert found["steps"] == expected["steps"]
 
 
-def test_a_notice_to_one_worker_makes_one_checkpoint_of_all(runs: Path) -> None:
-    assert checkpoints.steps(Storage(str(runs / "preempted"))) == [4, 6, 8, 12]
-    for reports in _read(runs, "preempted"):
-        assert [(event["step"], event["event"]) for event in events_of(reports)] == [(6, "preempted")]
-        assert [report["committed"] for report in reports if report["step"] == 6] == [True], (
-            "told at once, when it is kept"
-        )
+def test_a_notice_to_one_worker_makes_all_leave_with_one_checkpoint(runs: Path) -> None:
+    assert checkpoints.steps(Storage(str(runs / "told"))) == [4, 6, 8, 12]
+    for reports in _read(runs, "told"):
+        assert [(event["step"], event["event"], event["why"]) for event in events_of(reports)] == [(6, "left", "node")]
+        assert [report["left"] for report in reports] == ["", "", "node"], "at the start, an evaluation and the end"
+        assert reports[-1]["committed"], "told when it is kept"
+
+
+def test_workers_that_left_together_go_on_bit_for_bit(runs: Path) -> None:
+    assert_same_run(runs / "told", runs / "two")
 
 
 def test_a_full_disk_is_told_by_all_workers(runs: Path) -> None:

@@ -1,15 +1,17 @@
 """Which folder a sweep runs in: a new one, one that goes on, one that grows; and what is refused."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate import begin
-from raymdm.orchestrate.begin import create, latest, opened, set_aside
+from raymdm.orchestrate.begin import create, latest, opened, set_aside, taken
 from raymdm.orchestrate.folder import SweepFolder, write_json
 from raymdm.orchestrate.ownership import owned
 from raymdm.orchestrate.rounds import ended
@@ -28,6 +30,24 @@ def test_a_finished_sweep_is_not_resumed(make_recipe: MakeRecipe, tmp_path: Path
     recipe = make_recipe(output=str(tmp_path))
     create(recipe).update(status="finished")
     with pytest.raises(UserError, match="no unfinished sweep 'tiny-test'"):
+        latest(recipe)
+
+
+def test_only_a_sweep_that_is_done_may_get_more_seeds(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(output=str(tmp_path), sweep__seeds=[1, 2])
+    with pytest.raises(UserError, match=r"sweep 'tiny-test': there is none in .*\. Leave out --resume to start one$"):
+        latest(recipe)
+    create(recipe).update(status="finished")
+    with pytest.raises(UserError, match=r"sweep 'tiny-test': .* is done\. Add seeds or methods to it, or"):
+        latest(recipe)
+
+
+def test_a_single_run_gets_none(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(output=str(tmp_path), seed=7, sweep__seeds=[7], sweep__methods=["standard"])
+    with pytest.raises(UserError, match=r"no unfinished run standard-s7 of 'tiny-test': there is none"):
+        latest(recipe)
+    create(recipe).update(status="finished")
+    with pytest.raises(UserError, match=r"is done\. Leave out --resume to start one$"):
         latest(recipe)
 
 
@@ -104,6 +124,34 @@ def test_the_same_sweep_is_not_run_twice_at_once(make_recipe: MakeRecipe, tmp_pa
         create(recipe)
     with owned(folder):
         assert create(make_recipe(output=str(tmp_path), train__lr=0.1)) != folder
+
+
+def test_of_two_that_begin_at_once_one_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe, both, told = make_recipe(output=str(tmp_path)), Barrier(2), Barrier(2)
+
+    def begin_one() -> str:
+        both.wait()
+        try:
+            with taken(recipe, {}, create):
+                told.wait()  # the other one is refused, or has begun too
+                return ""
+        except UserError as error:
+            told.wait()
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = sorted(future.result() for future in [pool.submit(begin_one) for _ in range(2)])
+    assert said[0] == "" and "another process is running it" in said[1]
+    assert len(list(tmp_path.glob("*/sweep.json"))) == 1
+
+
+def test_a_folder_that_another_process_has_just_made_is_left_to_it(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = datetime(2026, 5, 1, 12, 0, 59)
+    monkeypatch.setattr(begin, "_next_moment", lambda recipe: moment)
+    (tmp_path / "tiny-test-20260501-120059").mkdir()
+    assert create(make_recipe(output=str(tmp_path))).path.name == "tiny-test-20260501-120100"
 
 
 def test_folders_stay_in_order_when_the_clock_goes_back(

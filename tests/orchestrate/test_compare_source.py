@@ -8,7 +8,8 @@ from mlflow import MlflowClient
 
 from raymdm.config.criteria import parse
 from raymdm.errors import UserError
-from raymdm.orchestrate.compare import Source, check, log_report, questions
+from raymdm.orchestrate.compare import log_report, questions
+from raymdm.orchestrate.source import Source, check
 from raymdm.tracking.mlflow_connection import connect, sqlite_uri
 from raymdm.tracking.mlflow_tracker import MlflowTracker
 

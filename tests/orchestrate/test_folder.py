@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def test_a_read_only_output_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="not writable"):
         writable(tmp_path / "runs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_folder_that_only_seems_writable_is_refused() -> None:
+    with pytest.raises(UserError, match=r"output: cannot write to /proc/x .*choose another, -o DIR"):
+        writable(Path("/proc/x"), "-o DIR")
+
+
+def test_looking_leaves_nothing(tmp_path: Path) -> None:
+    writable(tmp_path / "runs" / "below")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_sweep_folder_is_no_sweep(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from raymdm.orchestrate.observer import Observer, Stopper
 from raymdm.orchestrate.progress import Progress
 from raymdm.orchestrate.run_status import run_status
 from raymdm.storage import Storage, StorageError
+from raymdm.tracking import jsonl
 
 MakeRecipe = Callable[..., Recipe]
 MakeObserver = Callable[..., Observer]
@@ -105,6 +106,57 @@ def test_events_are_appended(observer: Observer) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["resumed", "loss_spike", "broken_checkpoint"]
     assert lines[2] == broken
+
+
+def test_an_event_after_a_torn_line_is_read_back(observer: Observer) -> None:
+    path = _events(observer)
+    whole = {"event": "loss_spike", "step": 3, "message": "a spike"}
+    path.write_text(json.dumps(whole) + '\n{"event": "loss_spi')
+    torn = {"event": "loss_spike", "step": 4, "message": "told again"}
+    _hear(observer, events=[whole, torn])
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [whole, torn]
+
+
+def test_a_line_that_lacks_only_its_end_is_written_again(observer: Observer) -> None:
+    path = _events(observer)
+    event = {"event": "loss_spike", "step": 3, "message": "a spike"}
+    path.write_text(json.dumps(event))
+    _hear(observer, events=[event])
+    assert path.read_text() == json.dumps(event) + "\n"
+
+
+def test_an_event_that_does_not_fit_on_the_disk_leaves_no_half_line(
+    observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, first = _events(observer), {"event": "loss_spike", "step": 3, "message": "a spike"}
+    _hear(observer, events=[first])
+    before = path.read_bytes()
+
+    def full(file: Any, content: bytes) -> None:
+        file.write(content[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jsonl, "_write_all", full)
+    _hear(observer, events=[first | {"step": 4}])
+    assert observer.problem and "No space left" in observer.problem
+    assert path.read_bytes() == before
+
+
+def test_a_run_says_under_what_it_ran(observer: Observer) -> None:
+    folder, (first,) = observer.folder, observer.folder.state()["origins"]
+    other = first | {"git_commit": "abc", "environment": {"torch": "9.9"}}
+    observer.on_trial_start(1, [], _trial(1))
+    observer.on_trial_start(1, [], _trial(2))
+    folder.update(origins=[first, other])
+    observer.on_trial_start(1, [], _trial(1))
+    for seed in (1, 2):
+        _end(observer, seed, "finished")
+    results = [json.loads((folder.trial("standard", seed) / "result.json").read_text()) for seed in (1, 2)]
+    assert [result["origins"] for result in results] == [[first, other], [first]]
+    tags = [call[3] for call in _told(observer, "start")]
+    assert tags[2]["git_commit"] == f"{first['git_commit'] or 'none'}; abc"
+    assert tags[2]["environment"].endswith("; torch 9.9")
+    assert tags[1]["raymdm_version"] == first["raymdm_version"]
 
 
 def test_only_serious_events_are_told_at_once(observer: Observer) -> None:

@@ -99,7 +99,7 @@ def test_an_override_that_changes_no_result_is_taken(folder: SweepFolder, gone_o
         ([], ["train.lrr=1.0"], ["train.lrr", "did you mean train.lr?"]),
         (["standard-s1"], [], ["standard-s1 has not failed", "Failed: standard-s2, standard-s3"]),
         (["standard-s4"], [], ["standard-s4 has not failed"]),
-        (["standard-s2", "mirror-s2"], [], ["mirror-s2 has not failed"]),
+        (["standard-s2", "mirror-s2"], [], ["there is no run mirror-s2"]),
     ],
     ids=lambda value: " ".join(value)[:30],
 )
@@ -119,6 +119,22 @@ def test_nothing_failed(folder: SweepFolder, gone_on: list[Recipe]) -> None:
         (folder.trial("standard", seed) / "result.json").unlink()
     with pytest.raises(UserError, match="no run has failed"):
         _retry(folder)
+
+
+def test_nothing_failed_and_all_is_done(folder: SweepFolder) -> None:
+    for seed in (2, 3, 4):
+        _end(folder, seed, "finished", "")
+    with pytest.raises(UserError, match="all runs have finished"):
+        _retry(folder)
+
+
+def test_a_name_is_looked_at_before_what_failed(folder: SweepFolder) -> None:
+    for seed in (2, 3):
+        (folder.trial("standard", seed) / "result.json").unlink()
+    with pytest.raises(UserError, match=r"there is no run foo-s42. `raymdm status .* --all`"):
+        _retry(folder, ["foo-s42"])
+    with pytest.raises(UserError, match=rf"by: raymdm sweep {folder.path}/recipe\.yaml --resume"):
+        _retry(folder, ["standard-s2"])
 
 
 def test_a_sweep_that_cannot_go_on_keeps_its_errors(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
