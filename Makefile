@@ -23,11 +23,11 @@ help:
 quickstart: $(VENV)/.installed
 	$(BIN)/raymdm sweep jobs/recipes/quickstart.yaml
 
-# Tests that start Ray wait for processes more than they compute: two files at a time, after all others. ARGS may leave
-# one of the two without any.
+# Tests that start Ray wait for processes more than they compute: two files at a time, after all others, in the order of
+# tests/ray/conftest.py. ARGS may leave one of the two without any.
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not ray" $(ARGS) || [ $$? -eq 5 ]
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ray $(ARGS) || [ $$? -eq 5 ]
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m ray $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -1,7 +1,9 @@
 """What all tests share: a quiet, offline, single-threaded environment, and where the data lies."""
 
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,18 @@ os.environ.update(
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray gives its own processes half a minute or a minute to start, a busy machine needs more
+        "RAY_gcs_server_port_wait_time_s": "300",
+        "RAY_agent_register_timeout_ms": "300000",
+        "RAY_worker_register_timeout_seconds": "300",
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+        "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
+        "RAY_memory_monitor_refresh_ms": "0",  # where memory is short, Ray would kill runs
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
+        # a proxy of the machine's user knows nothing of the servers that tests start
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
     }
 )
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without byte code every Ray process would compile torch anew
@@ -40,6 +52,28 @@ _ROOT = Path(__file__).resolve().parents[1]
 def repo_root() -> Path:
     """The top folder of the checkout."""
     return _ROOT
+
+
+@pytest.fixture(scope="session")
+def mount_disk() -> Callable[[Path, str], AbstractContextManager[Path]]:
+    """`with mount_disk(folder, "1m")`: the folder is a disk of that size.
+
+    Only root may, and not in every container: elsewhere the test is skipped, or fails with RAYMDM_REQUIRE_MOUNT=1.
+    """
+
+    @contextmanager
+    def mount(folder: Path, size: str) -> Iterator[Path]:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            refused = pytest.fail if os.environ.get("RAYMDM_REQUIRE_MOUNT") == "1" else pytest.skip
+            refused(f"only root may mount a small disk, and not in every container: {done.stderr.strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+    return mount
 
 
 @pytest.fixture(scope="session")

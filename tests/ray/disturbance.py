@@ -3,22 +3,18 @@
 import json
 import os
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
-import pytest
+from heads import STARTED, lose, raylet, with_process
+from processes import descendants, free_port, gone, kill, listens, names, titled, until
 from ray.cluster_utils import Cluster
 
 from raymdm.config.load import config_hash, dump_recipe
@@ -26,136 +22,10 @@ from raymdm.config.schema import Recipe
 
 RUN = ("ray::ImplicitFunc", "ray::run_trial")
 """Title of a process that drives a run, and trains it where processes are reused."""
-STARTED: list[subprocess.Popen[bytes]] = []
-"""Sweeps that this process started."""
+TRAINING = ("ray::ImplicitFunc.train",)
+"""Its title once it has begun with the run."""
 WORKER = ("ray::RayTrainWorker", "ray::_RayTrainWorker")
 """Title of a Ray Train worker."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """All processes below one, by /proc."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue  # it has gone
-            children.setdefault(parent, []).append(int(entry.name))
-    waiting = [pid]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            waiting.append(child)
-            yield child
-
-
-def titled(pid: int, titles: tuple[str, ...]) -> list[int]:
-    """Processes below `pid` whose title begins with one of `titles`."""
-    found = []
-    for child in descendants(pid):
-        try:
-            title = (Path("/proc") / str(child) / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if title.startswith(titles):
-            found.append(child)
-    return found
-
-
-def until(true: Callable[[], object], seconds: float = 200) -> None:
-    """Wait until something holds; AssertionError when it never does."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.1)
-
-
-def kill(pid: int) -> bool:
-    """kill -9; False where the process has gone already."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-@contextmanager
-def ray_folder() -> Iterator[str]:
-    """A folder for Ray's files: in the usual one a cluster leaves its address, which later ones would try to reach."""
-    folder = tempfile.mkdtemp(prefix="ray", dir=tempfile.gettempdir())
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def ray_head(*options: str, **environment: str) -> Iterator[None]:
-    """`ray start --head` with these options on ports that no other Ray here has; ends with all its processes.
-
-    Every Ray on a machine wants the same ports for its agent, without which no job is accepted, and for Ray Client.
-    """
-    command = [
-        Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-        f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}",
-        "--disable-usage-stats", *options,
-    ]  # fmt: skip
-    without_token = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    with ray_folder() as folder:
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=without_token | environment | {"RAY_TMPDIR": folder},
-        )
-        try:
-            yield
-        finally:
-            below = list(descendants(process.pid))
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-            for pid in below:  # nodes of an autoscaler do not end with it
-                kill(pid)
-
-
-@contextmanager
-def nodes(*cpus: float) -> Iterator[Cluster]:
-    """A Ray cluster on this machine: a head without CPUs, and nodes with some; ends with all its processes."""
-    with ray_folder() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        try:
-            for number in cpus:
-                cluster.add_node(num_cpus=number)
-            yield cluster
-        finally:
-            end_sweeps()
-            cluster.shutdown()
-
-
-def end_sweeps() -> None:
-    """Kill the sweeps that live on where a test failed: they would wait for their cluster."""
-    for process in STARTED:
-        process.kill()
-        process.wait()
-    STARTED.clear()
-
-
-def with_process(cluster: Cluster, titles: tuple[str, ...]) -> list[Any]:
-    """Nodes of the cluster where a process with such a title runs."""
-    return [node for node in cluster.worker_nodes if titled(raylet(node), titles)]
-
-
-def raylet(node: Any) -> int:
-    """Process id of a node's raylet, whose children are its workers."""
-    return int(node.all_processes["raylet"][0].process.pid)
 
 
 @dataclass
@@ -182,11 +52,7 @@ class Server:
         )
 
     def answers(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        return listens(self.port)
 
     def kill(self) -> None:
         if self.process:
@@ -203,8 +69,12 @@ class Sweep:
     folder: Path
     """Where the recipe's file and the process's output go."""
     process: subprocess.Popen[bytes] | None = None
+    cluster: Cluster | None = None
+    """Where it runs; None: on a Ray of its own."""
 
     def start(self, resume: bool = False, **environment: str) -> None:
+        if self.cluster:
+            environment["RAY_ADDRESS"] = self.cluster.address
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "recipe.yaml"
         file.write_text(dump_recipe(self.recipe))
@@ -237,9 +107,24 @@ class Sweep:
 
     def begun(self) -> bool:
         """Whether a run has been trained for a while."""
-        return any(list(folder.glob("train/*/step-*")) for folder in self.folders())
+        return any(_steps(folder / "train" / run) for folder in self.folders() for run in names(folder / "train"))
 
-    def wait(self, seconds: float = 280) -> None:
+    def saved(self) -> int:
+        """Steps of all its runs that a loss of them would not cost any more."""
+        done = 0
+        for folder in self.folders():
+            for run in {*names(folder / "train"), *names(folder / "trials")}:
+                ended = (folder / "trials" / run / "result.json").exists()
+                done += (self.recipe.train.max_steps or 0) if ended else max(_steps(folder / "train" / run), default=0)
+        return done
+
+    def processes(self, titles: tuple[str, ...]) -> list[int]:
+        """Its processes with such titles; on a cluster, those of all sweeps there."""
+        assert self.process
+        above = [raylet(node) for node in self.cluster.worker_nodes] if self.cluster else [self.process.pid]
+        return [pid for top in above for pid in titled(top, titles)]
+
+    def wait(self, seconds: float = 900) -> None:
         """Until it ends well."""
         assert self.process
         assert self.process.wait(seconds) == 0, self.output
@@ -250,35 +135,41 @@ class Sweep:
         below = list(descendants(self.process.pid))
         kill(self.process.pid)
         self.process.wait()
-        deadline = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        gone(below)
 
 
-def disturb(sweep: Sweep, server: Server | None, kinds: list[str], chance: random.Random, pause: float) -> list[str]:
-    """Run the sweep to its end while processes are killed, one of each of `kinds` in turn, `pause` seconds apart on
-    average; returns what was killed before the sweep ended.
+def _steps(run: Path) -> list[int]:
+    """Steps of a run's checkpoints."""
+    return [int(name.removeprefix("step-")) for name in names(run) if name.startswith("step-")]
 
-    kinds: run, worker, driver (of the sweep), server.
+
+def disturb(sweep: Sweep, server: Server | None, kinds: list[str], chance: random.Random) -> list[str]:
+    """Run the sweep to its end while processes are killed, one of each of `kinds` in turn; returns what was killed
+    before the sweep ended.
+
+    kinds: run, worker, node, driver (of the sweep), server. A kill comes some steps after the one before, up to two
+    checkpoints, however fast the machine is; or at once, when what was killed is about to start again.
     """
     done: list[str] = []
     sweep.start()
+    until(lambda: sweep.ended() or sweep.begun())
     for kind in kinds:
-        deadline = time.monotonic() + 120
-        time.sleep(chance.uniform(0.5, 1.5) * pause)
-        while not sweep.ended() and time.monotonic() < deadline:
-            if sweep.begun() and _strike(sweep, server, kind, chance):
-                done.append(kind)
-                break
-            time.sleep(0.05)
+        every = sweep.recipe.train.checkpoint_every or 1
+        goal = sweep.saved() + every * chance.randrange(3)
+        until(
+            lambda goal=goal, kind=kind: (
+                sweep.ended() or (sweep.saved() >= goal and _strike(sweep, server, kind, chance))
+            )
+        )
         if sweep.ended():
             break
+        done.append(kind)
     sweep.wait()
     return done
 
 
 def _strike(sweep: Sweep, server: Server | None, kind: str, chance: random.Random) -> bool:
-    assert sweep.process
+    """Kill one of a kind; False where there is none at the moment."""
     if kind == "driver":
         sweep.kill()
         sweep.start(resume=True)
@@ -286,11 +177,18 @@ def _strike(sweep: Sweep, server: Server | None, kind: str, chance: random.Rando
     if kind == "server":
         assert server
         server.kill()
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(chance.uniform(0, 1))
         server.start()
         return True
-    found = titled(sweep.process.pid, RUN if kind == "run" else WORKER)
-    return bool(found) and kill(chance.choice(found))
+    if kind == "node":
+        assert sweep.cluster
+        found = with_process(sweep.cluster, WORKER)
+        if found:
+            lose(sweep.cluster, chance.choice(found))
+            sweep.cluster.add_node(num_cpus=1)
+        return bool(found)
+    pids = sweep.processes(RUN if kind == "run" else WORKER)
+    return bool(pids) and kill(chance.choice(pids))
 
 
 def results(path: Path) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def test_an_arm_has_data_noise_alone(make_recipe: MakeRecipe, tiny_data: Path, t
 def test_a_broken_configuration_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"--checkpoint: .*config\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"--checkpoint: .*config\.json is broken"):
         diagnose(make_recipe(output=str(tmp_path)), tmp_path, None, Console(quiet=True))
 
 

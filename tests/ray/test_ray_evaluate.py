@@ -12,11 +12,13 @@ from rich.console import Console
 
 from raymdm.config.schema import Recipe
 from raymdm.data import loading
+from raymdm.errors import UserError
 from raymdm.evaluation.nll import summary
 from raymdm.models.load import load_model, save_model
 from raymdm.orchestrate import stages
 from raymdm.orchestrate.connection import connected
 from raymdm.orchestrate.evaluate import evaluate
+from raymdm.orchestrate.pool import run_blocks
 from raymdm.storage import Storage, StorageError
 
 MakeRecipe = Callable[..., Recipe]
@@ -58,6 +60,19 @@ def test_a_model_folder_is_scored_and_no_part_is_left(make_recipe: MakeRecipe, m
     mean = stages.evaluate_model(recipe, model, output, Console(file=io.StringIO()))
     assert pd.read_parquet(output)["score"].mean() == mean
     assert [path.name for path in (tmp_path / "runs" / "cache").iterdir()] == ["data"]
+
+
+class _Refuses:
+    """A model that no block can be given."""
+
+    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        raise UserError("look at this row")
+
+
+def test_what_a_block_raises_for_the_user_comes_without_ray_s_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    with connected(), pytest.raises(UserError, match=r"^look at this row$"):
+        run_blocks([pd.DataFrame({"row": [0]})], _Refuses, {}, 1, 0.5, 0)
+    assert "look at this row" not in "".join(capfd.readouterr())
 
 
 def test_the_likelihood_of_the_responses(make_recipe: MakeRecipe, model: Path, tmp_path: Path) -> None:

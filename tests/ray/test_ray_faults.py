@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from disturbance import Server, Sweep, assert_equal, assert_logged_once, disturb, until
+from disturbance import Server, Sweep, assert_equal, assert_logged_once, disturb
+from heads import nodes
+from processes import until
 
 from raymdm.config.schema import Recipe
 
-MakeRecipe = Callable[..., Recipe]
 Make = Callable[..., Recipe]
 
 
 @pytest.fixture(scope="module")
-def make(make_recipe: MakeRecipe) -> Make:
+def make(make_recipe: Make) -> Make:
     """Four runs of some seconds with many checkpoints, two at once; one of the methods is calibrated."""
 
     def made(output: Path, **changes: object) -> Recipe:
@@ -30,12 +31,17 @@ def make(make_recipe: MakeRecipe) -> Make:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    sweep = Sweep(make(folder / "runs"), folder)
-    sweep.start()
-    sweep.wait()
-    return sweep.path
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make], Path]:
+    """Runs the sweep of a recipe that nothing happens to; its folder."""
+
+    def run(make: Make) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        sweep = Sweep(make(folder / "runs"), folder)
+        sweep.start()
+        sweep.wait()
+        return sweep.path
+
+    return run
 
 
 @pytest.fixture
@@ -47,54 +53,52 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-@pytest.mark.parametrize("kind", ["run", "driver", "server"])
-def test_a_kill_at_a_random_moment_changes_nothing(
-    make: Make, undisturbed: Path, server: Server, tmp_path: Path, kind: str
+def test_twenty_kills_change_nothing(
+    make: Make, undisturbed: Callable[[Make], Path], server: Server, tmp_path: Path
 ) -> None:
-    sweep = Sweep(make(tmp_path / "runs", tracking__uri=server.uri), tmp_path)
-    assert disturb(sweep, server, [kind], random.Random(kind), pause=2.0) == [kind], sweep.output
-    assert_equal(sweep.path, undisturbed)
-    assert_logged_once(sweep.path, server.uri, "tiny-test")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_twenty_kills_change_nothing(make: Make, undisturbed: Path, server: Server, tmp_path: Path) -> None:
     sweep = Sweep(make(tmp_path / "runs", tracking__uri=server.uri), tmp_path)
     chance = random.Random("twenty")
     kinds = chance.sample(["run"] * 15 + ["driver"] * 2 + ["server"] * 3, 20)
-    done = disturb(sweep, server, kinds, chance, pause=2.0)
-    assert Counter(done) == Counter(kinds), sweep.output
-    assert_equal(sweep.path, undisturbed)
+    assert Counter(disturb(sweep, server, kinds, chance)) == Counter(kinds), sweep.output
+    assert_equal(sweep.path, undisturbed(make))
     assert_logged_once(sweep.path, server.uri, "tiny-test")
 
 
 @pytest.fixture(scope="module")
 def gang(make: Make) -> Make:
-    """One run of two Ray Train workers."""
+    """One run of two Ray Train workers, logged to MLflow on SQLite."""
 
-    def made(output: Path) -> Recipe:
-        return make(
-            output, train__num_workers=2, train__cpus_per_worker=0.49, train__max_steps=500, tracking__mlflow=False,
-            sweep__methods=["mirror"], sweep__seeds=[1],
-        )  # fmt: skip
+    def made(output: Path, **changes: object) -> Recipe:
+        settings = {
+            "train__num_workers": 2, "train__cpus_per_worker": 0.49, "train__max_steps": 300, "train__eval_every": 100,
+            "sweep__methods": ["mirror"], "sweep__seeds": [1],
+        }  # fmt: skip
+        return make(output, **settings | changes)
 
     return made
 
 
-@pytest.fixture(scope="module")
-def undisturbed_gang(gang: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gang")
-    sweep = Sweep(gang(folder / "runs"), folder)
-    sweep.start()
-    sweep.wait()
-    return sweep.path
-
-
-@pytest.mark.parametrize("kind", ["worker", "run"])
-def test_a_lost_train_worker_or_driver_of_a_run_changes_nothing(
-    gang: Make, undisturbed_gang: Path, tmp_path: Path, kind: str
+def test_lost_train_workers_and_a_lost_driver_of_a_run_that_is_sharded_change_nothing(
+    gang: Make, undisturbed: Callable[[Make], Path], tmp_path: Path
 ) -> None:
-    sweep = Sweep(gang(tmp_path / "runs"), tmp_path)
-    assert disturb(sweep, None, [kind], random.Random(kind), pause=1.0) == [kind], sweep.output
-    assert_equal(sweep.path, undisturbed_gang)
+    def sharded(output: Path) -> Recipe:
+        return gang(output, train__parallel="fsdp")
+
+    sweep, kinds = Sweep(sharded(tmp_path / "runs"), tmp_path), ["worker", "run"]
+    assert disturb(sweep, None, kinds, random.Random("sharded")) == kinds, sweep.output
+    assert_equal(sweep.path, undisturbed(sharded))
+    assert_logged_once(sweep.path, f"sqlite:///{tmp_path}/runs/mlflow.db", "tiny-test")
+
+
+def test_on_a_cluster_lost_nodes_and_workers_and_the_sweep_s_own_process_change_nothing(
+    gang: Make, undisturbed: Callable[[Make], Path], tmp_path: Path
+) -> None:
+    """The run's two workers lie on two nodes where there are two."""
+    recipe = gang(tmp_path / "runs", train__placement_strategy="SPREAD")
+    chance = random.Random("cluster")
+    kinds = chance.sample(["worker", "node", "driver", "node"], 4)
+    with nodes(1, 1) as cluster:
+        sweep = Sweep(recipe, tmp_path, cluster=cluster)
+        assert Counter(disturb(sweep, None, kinds, chance)) == Counter(kinds), sweep.output
+    assert_equal(sweep.path, undisturbed(gang))
+    assert_logged_once(sweep.path, f"sqlite:///{tmp_path}/runs/mlflow.db", "tiny-test")

@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-from disturbance import RUN, Sweep, assert_logged_once, kill, logged, titled
+from disturbance import RUN, TRAINING, Sweep, assert_logged_once, logged
+from processes import kill, slowed
 
 from raymdm.config.schema import Recipe
 from raymdm.orchestrate.folder import SweepFolder
@@ -26,7 +27,6 @@ from raymdm.training import checkpoints
 
 Make = Callable[..., Recipe]
 RunSweep = Callable[..., tuple[SweepFolder, str]]
-pytestmark = pytest.mark.timeout(900)  # a fixture is a whole story
 GROWN = {"sweep__methods": ["standard", "mirror", "arm"], "sweep__seeds": [1, 2, 3]}
 
 
@@ -77,7 +77,7 @@ def _command(*arguments: str | Path) -> tuple[int, str]:
 
 
 def _wait_for(happened: Callable[[], object], sweep: Sweep) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not happened():
         assert not sweep.ended() and time.monotonic() < deadline, sweep.output
         time.sleep(0.02)
@@ -86,7 +86,7 @@ def _wait_for(happened: Callable[[], object], sweep: Sweep) -> None:
 def _end(sweep: Sweep) -> tuple[int, str]:
     """Exit code and what this start printed."""
     assert sweep.process
-    code = sweep.process.wait(120)
+    code = sweep.process.wait(300)
     output = sweep.output
     (sweep.folder / "output.txt").unlink()
     return code, output
@@ -132,7 +132,7 @@ def failed(make: Make, tmp_path_factory: pytest.TempPathFactory) -> tuple[Seen, 
     sweep = Sweep(make(home / "runs", **fragile), home)
     sweep.start()
     _wait_for(sweep.begun, sweep)
-    assert sweep.process and kill(titled(sweep.process.pid, RUN)[0])
+    _wait_for(lambda: any(map(kill, sweep.processes(TRAINING)[:1])), sweep)
     ended = _end(sweep)
     seen = Seen(sweep.path)
     seen.look(*ended)
@@ -204,14 +204,12 @@ def test_mlflow_keeps_old_runs_and_gets_new_ones(failed: tuple[Seen, dict[str, A
 
 
 @pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def disk(
+    mount_disk: Callable[[Path, str], AbstractContextManager[Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A disk of 24 MiB."""
-    place = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mount_disk(tmp_path_factory.mktemp("disk"), "24m") as place:
+        yield place
 
 
 def _fill(disk: Path) -> None:
@@ -303,9 +301,12 @@ def killed(make: Make, run_sweep: RunSweep, tmp_path_factory: pytest.TempPathFac
     sweep = Sweep(make(home / "runs", tracking__mlflow=True), home)
     sweep.start()
     _wait_for(sweep.begun, sweep)
-    _wait_for(lambda: list(sweep.path.glob("trials/*/metrics.jsonl")), sweep)
+    _wait_for(
+        lambda: any("train/loss" in file.read_text() for file in sweep.path.glob("trials/*/metrics.jsonl")), sweep
+    )
     seen = Seen(sweep.path)
-    seen.look(0, _command("status", sweep.path, "--json")[1])
+    with slowed(lambda: sweep.processes(RUN)):
+        seen.look(0, _command("status", sweep.path, "--json")[1])
     sweep.kill()
     seen.look(*_command("status", sweep.path, "--json"))
     said = sync(sweep.path, [])

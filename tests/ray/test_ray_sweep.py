@@ -20,7 +20,7 @@ from raymdm.orchestrate.folder import SweepFolder
 
 MakeRecipe = Callable[..., Recipe]
 RunSweep = Callable[..., tuple[SweepFolder, str]]
-METHODS = ["standard", "p_pots_mirror", "arm"]
+METHODS = ["standard", "mirror", "p_pots_mirror", "arm"]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_every_cell_has_its_files(swept: tuple[SweepFolder, str]) -> None:
 
 def test_compute_is_counted(swept: tuple[SweepFolder, str]) -> None:
     rows = {method: _result(swept[0], method)["metrics"]["model_rows"] for method in METHODS}
-    assert rows == {"standard": 12 * 8, "p_pots_mirror": 2 * 12 * 8, "arm": 12 * 8}
+    assert rows == {"standard": 12 * 8, "mirror": 2 * 12 * 8, "p_pots_mirror": 2 * 12 * 8, "arm": 12 * 8}
 
 
 def test_the_calibration_is_that_of_the_method_s_mask(swept: tuple[SweepFolder, str]) -> None:
@@ -75,7 +75,7 @@ def test_the_calibration_is_that_of_the_method_s_mask(swept: tuple[SweepFolder, 
 
 
 def test_progress_was_shown(swept: tuple[SweepFolder, str]) -> None:
-    assert "3/3 runs" in swept[1]
+    assert "4/4 runs" in swept[1]
     assert "calibrating p(t) for bernoulli_mirrored" in swept[1]
 
 
@@ -83,7 +83,7 @@ def test_mlflow_holds_a_parent_and_a_run_a_cell(swept: tuple[SweepFolder, str]) 
     folder, _ = swept
     runs = _runs(folder)
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert len(runs) == 4
+    assert len(runs) == 5
     assert {run.data.tags["method"] for run in children} == set(METHODS)
     assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
     for run in children:
@@ -120,24 +120,23 @@ def test_resume_runs_only_what_is_missing_and_gets_the_same(
     folder.update(status="interrupted")
     resumed, text = run_sweep(recipe, resume=True)
     assert resumed == folder and folder.state()["status"] == "finished"
-    assert "2 of 3 runs are done already" in text
+    assert "3 of 4 runs are done already" in text
     after = _result(folder, "p_pots_mirror")["metrics"]
     for name in ("accuracy", "val_nll", "loss_variance", "backprop_variance", "grad_norm", "model_rows"):
         assert after[name] == before["p_pots_mirror"]["metrics"][name]
     pd.testing.assert_frame_equal(pd.read_parquet(folder.trial("p_pots_mirror", 1) / "scores.parquet"), scores)
     assert _result(folder, "standard") == before["standard"]
-    assert len(_runs(folder)) == 4
+    assert len(_runs(folder)) == 5
 
 
-def test_two_workers_train_what_one_does(make_recipe: MakeRecipe, run_sweep: RunSweep, tmp_path: Path) -> None:
-    metrics = []
-    for workers in (1, 2):
-        recipe = make_recipe(
-            output=str(tmp_path / str(workers)), train__num_workers=workers, train__cpus_per_worker=0.49,
-            train__micro_batch_size=3, sweep__methods=["mirror"],
-        )  # fmt: skip
-        folder, _ = run_sweep(recipe)
-        metrics.append(_result(folder, "mirror")["metrics"])
+def test_two_workers_train_what_one_does(
+    make_recipe: MakeRecipe, swept: tuple[SweepFolder, str], run_sweep: RunSweep, tmp_path: Path
+) -> None:
+    recipe = make_recipe(
+        output=str(tmp_path), train__num_workers=2, train__cpus_per_worker=0.49, train__micro_batch_size=3,
+        sweep__methods=["mirror"],
+    )  # fmt: skip
+    metrics = [_result(folder, "mirror")["metrics"] for folder in (swept[0], run_sweep(recipe)[0])]
     for name in ("val_nll", "loss_variance", "grad_norm"):
         assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-4)
     assert metrics[0]["model_rows"] == metrics[1]["model_rows"]

@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import ray
-from disturbance import descendants
+from processes import descendants, names
 
 from raymdm.orchestrate.connection import connected
 
@@ -17,9 +17,9 @@ def _listening(pids: set[int]) -> set[int]:
     """TCP ports on which processes listen, by /proc."""
     sockets = set()
     for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
+        for name in names(f"/proc/{pid}/fd"):
             try:
-                sockets.add(os.readlink(link))
+                sockets.add(os.readlink(f"/proc/{pid}/fd/{name}"))
             except OSError:
                 continue  # closed meanwhile
     found = set()

@@ -2,15 +2,16 @@
 
 import itertools
 import os
-import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from processes import free_port
 from werkzeug.serving import make_server
 
 from raymdm.storage import Storage
@@ -40,13 +41,12 @@ class S3Server:
         self.before: Callable[[str, str], object] = lambda method, path: None
         """Called with method and path before a request is answered."""
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._port, self._buckets = 0, itertools.count()
+        self._port, self._buckets = free_port(), itertools.count()  # nobody else gets it after `stop`
         self.start()
 
     def start(self) -> None:
         self._server = make_server("127.0.0.1", self._port, self._answer, threaded=True, request_handler=Quiet)
         self._server.daemon_threads = True
-        self._port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
@@ -110,12 +110,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, mount_disk: Callable[[Path, str], AbstractContextManager[Path]]) -> Iterator[Path]:
     """A disk of one MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk, and not in every container")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with mount_disk(place, "1m"):
+        yield place

@@ -2,7 +2,9 @@
 
 import pickle
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -162,19 +164,22 @@ def test_storage_travels_to_other_processes(storage: Storage) -> None:
 def test_a_reader_never_sees_half_a_file(storage: Storage) -> None:
     contents = [bytes([turn]) * (100_000 + turn) for turn in range(40)]
     storage.write("file", contents[0])
-    ended = threading.Event()
+    writes = SimpleNamespace(done=0, allowed=0)
 
     def rewrite() -> None:
         for content in contents:
+            while writes.done == writes.allowed:
+                time.sleep(0.001)
             storage.write("file", content)
-        ended.set()
+            writes.done += 1
 
-    writer = threading.Thread(target=rewrite)
+    writer = threading.Thread(target=rewrite, daemon=True)
     writer.start()
     seen = []
-    while not ended.is_set():
+    while writer.is_alive():
+        writes.allowed = writes.done + 3  # a read that meets many more gives up
         seen.append(storage.read("file"))
         assert storage.names() == ["file"]
     writer.join()
-    assert seen
+    assert writes.done == len(contents)
     assert [len(content) for content in seen if content not in contents] == []

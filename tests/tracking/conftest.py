@@ -2,14 +2,15 @@
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from processes import free_port
 
 from raymdm.tracking.mlflow_connection import Connection, connect, sqlite_uri
 from raymdm.tracking.mlflow_tracker import MlflowTracker
@@ -38,9 +39,7 @@ class Killable:
     """MLflow's own server on a SQLite file, in a process that can be killed at any moment and comes back at once."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.uri = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-W", "ignore", "-c", NURSERY]
         arguments = [f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), str(port)]
@@ -71,7 +70,8 @@ class Killable:
 @pytest.fixture(scope="session")
 def killable(store: Connection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
     folder = tmp_path_factory.mktemp("server")
-    with sqlite3.connect(store.uri.removeprefix("sqlite:///")) as source, sqlite3.connect(folder / "mlflow.db") as copy:
+    path = store.uri.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(folder / "mlflow.db")) as copy:
         source.backup(copy)  # with the schema, which takes long to make
     server = Killable(folder)
     yield server

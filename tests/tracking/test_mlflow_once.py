@@ -25,6 +25,15 @@ def steps(connection, key, metric="a"):
     return sorted(point.step for point in connection.client.get_metric_history(run.info.run_id, metric))
 
 
+def until_it_stands_still(connection, key):
+    """A server may be at work on the last call of a driver that was killed: wait until nothing changes for a second."""
+    query, before, now = f"tags.raymdm_key LIKE '{key}%'", None, []
+    while now != before:
+        time.sleep(1)
+        found = connection.client.search_runs([connection.experiment_id], query)
+        before, now = now, [str(run.to_proto()) for run in found]
+
+
 # A server that is killed
 
 
@@ -111,6 +120,7 @@ def test_a_driver_killed_at_a_random_moment_leaves_each_step_once(store, killabl
         driver.wait(timeout=random.Random(5).uniform(0.5, 1.5))
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
+    until_it_stands_still(connection, sweep)
 
     tracker = track(connection, sweep)
     tracker.start("mirror-s1", {}, {})
@@ -119,6 +129,32 @@ def test_a_driver_killed_at_a_random_moment_leaves_each_step_once(store, killabl
     tracker.close("finished")
     for metric in METRICS:
         assert steps(connection, f"{sweep}/mirror-s1", metric) == list(range(1, EVERY + 1))
+
+
+def test_what_a_server_still_does_for_a_killed_driver_is_not_done_again(killable, track, sweep, monkeypatch):
+    connection = connect(killable.uri, "sorting", Path("artifacts"), patience=60)
+    first = track(connection, sweep)
+    first.start("mirror-s1", {}, {})
+    first.log("mirror-s1", [{"step": 1, "a": 1.0}])
+    track.flush()
+    track.abandon()
+    (run,) = connection.client.search_runs([connection.experiment_id], f"tags.raymdm_key = '{sweep}/mirror-s1'")
+    search, late = connection.client.search_runs, [2, 3]
+
+    def look(*arguments, **named):
+        """What the driver sent comes in after each of the first two looks at its runs."""
+        found = search(*arguments, **named)
+        if late and any(other.info.run_id == run.info.run_id for other in found):
+            connection.client.log_metric(run.info.run_id, "a", 1.0, step=late.pop(0))
+        return found
+
+    monkeypatch.setattr(connection.client, "search_runs", look)
+    tracker = track(connection, sweep)
+    tracker.start("mirror-s1", {}, {})
+    tracker.log("mirror-s1", [{"step": step, "a": 1.0} for step in (1, 2, 3, 4)])
+    tracker.close("finished")
+    assert late == []
+    assert steps(connection, f"{sweep}/mirror-s1") == [1, 2, 3, 4]
 
 
 # An answer that is lost
@@ -169,7 +205,7 @@ def test_a_resumed_sweep_that_tells_everything_again_adds_nothing(store, track, 
     (tmp_path / "scores.parquet").write_bytes(b"scores")
 
     def tell():
-        tracker = track(store, sweep, {"name": "x"}, {"task": "sorting"}, patience=10)
+        tracker = track(store, sweep, {"name": "x"}, {"task": "sorting"})
         for trial in ("mirror-s1", "arm-s1"):
             tracker.start(trial, {"lr": 0.1}, {"method": "mirror"})
             tracker.log(trial, RECORDS)

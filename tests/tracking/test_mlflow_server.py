@@ -2,12 +2,13 @@
 
 import json
 import logging
-import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from processes import free_port
 
 from raymdm.errors import UserError
 from raymdm.tracking.mlflow_connection import connect
@@ -38,10 +39,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status = self.server.status  # as it is when it is asked
         self.server.asked.release()
         self.server.gate.wait()
-        if self.server.status != 200:
-            self._answer({"error_code": self.server.code, "message": "not now"}, self.server.status)
+        if status != 200:
+            self._answer({"error_code": self.server.code, "message": "not now"}, status)
         elif self.path.endswith("log-batch"):
             self.server.batches += bool(body.get("metrics"))
             self.server.logged += [(point["key"], int(point["step"])) for point in body.get("metrics", [])]
@@ -54,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.logged: list[tuple[str, int]] = []
         self.batches = 0
@@ -75,16 +77,14 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server():
-    server = Server()
+    server = Server(free_port())  # one that nobody else gets when it dies
     yield server
     server.die()
 
 
 @pytest.fixture
 def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 def test_a_server_that_is_not_there_is_named_with_the_remedy(closed_port):
@@ -180,6 +180,9 @@ def test_a_server_that_dies_raises_nothing_and_gets_the_rest_when_it_is_back(ser
     tracker.start("arm-s1", {}, {})
     tracker.log("arm-s1", [{"step": 1, "b": 1.0}])
     assert not tracker.flush(0.2)
+    deadline = time.monotonic() + 30
+    while not caplog.records and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     back = Server(server.server_port)
     tracker.log("mirror-s1", [{"step": 2, "a": 2.0}])
