@@ -132,6 +132,9 @@ def _require_files(path: str, field: str) -> None:
     """Raise UserError for a folder without a tokenizer, for which transformers would ask for other packages."""
     if not Path(path).is_dir():
         return  # a name on a hub
+    config = Path(path) / "tokenizer_config.json"
+    if config.is_file() and "auto_map" in config.read_text(encoding="utf-8", errors="replace"):
+        return  # one of its own code, of which transformers tells
     if not any(found.is_file() for pattern in _FILES for found in Path(path).glob(pattern)):
         raise UserError(
             f"{field}: {path!r} holds no tokenizer: there is no tokenizer.json, tokenizer.model or vocab.json. Copy "

@@ -147,8 +147,9 @@ def disturb(sweep: Sweep, server: Server | None, kinds: list[str], chance: rando
     """Run the sweep to its end while processes are killed, one of each of `kinds` in turn; returns what was killed
     before the sweep ended.
 
-    kinds: run, worker, node, driver (of the sweep), server. A kill comes some steps after the one before, up to two
-    checkpoints, however fast the machine is; or at once, when what was killed is about to start again.
+    kinds: run, worker, node (where a run is driven from), driver (of the sweep), server. A kill comes some steps after
+    the one before, up to two checkpoints, however fast the machine is; or at once, when what was killed is about to
+    start again.
     """
     done: list[str] = []
     sweep.start()
@@ -182,7 +183,7 @@ def _strike(sweep: Sweep, server: Server | None, kind: str, chance: random.Rando
         return True
     if kind == "node":
         assert sweep.cluster
-        found = with_process(sweep.cluster, WORKER)
+        found = with_process(sweep.cluster, RUN)
         if found:
             lose(sweep.cluster, chance.choice(found))
             sweep.cluster.add_node(num_cpus=1)

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,20 +63,26 @@ def ray_head(port: int, *options: str, dashboard: int | None = None, **environme
 
 
 def _begun(command: list[str], env: dict[str, str], ports: list[int]) -> subprocess.Popen[bytes]:
-    """A head that answers on all its ports. Ray itself gives up on a node that is not up after half a minute: on a busy
-    machine it is started again."""
+    """A head that is up and answers on all its ports. Ray itself gives up on a node that is not up after half a minute:
+    on a busy machine it is started again."""
     for _ in range(3):
-        with tempfile.TemporaryFile("w+") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True, env=env)
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=env
+            )
+            said = partial(os.pread, output.fileno(), 1_000_000, 0)
             try:
-                until(lambda: process.poll() is not None or all(map(listens, ports)))  # noqa: B023 - called at once
+                until(partial(_up_or_dead, process, said, ports))
             except AssertionError:
                 _end(process)
             if process.poll() is None:
                 return process
-            said.seek(0)
-            why = said.read()
+            why = said().decode(errors="replace")
     raise AssertionError(f"Ray's head did not start:\n{why}")
+
+
+def _up_or_dead(head: subprocess.Popen[bytes], said: Callable[[], bytes], ports: list[int]) -> bool:
+    return head.poll() is not None or (b"Ray runtime started" in said() and all(map(listens, ports)))
 
 
 def _end(head: subprocess.Popen[bytes]) -> None:

@@ -301,9 +301,7 @@ def killed(make: Make, run_sweep: RunSweep, tmp_path_factory: pytest.TempPathFac
     sweep = Sweep(make(home / "runs", tracking__mlflow=True), home)
     sweep.start()
     _wait_for(sweep.begun, sweep)
-    _wait_for(
-        lambda: any("train/loss" in file.read_text() for file in sweep.path.glob("trials/*/metrics.jsonl")), sweep
-    )
+    _wait_for(lambda: any("train/loss" in f.read_text() for f in sweep.path.glob("trials/*/metrics.jsonl")), sweep)
     seen = Seen(sweep.path)
     with slowed(lambda: sweep.processes(RUN)):
         seen.look(0, _command("status", sweep.path, "--json")[1])
