@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymdm.config.schema import Recipe
 from raymdm.errors import UserError
 from raymdm.orchestrate.forward import Forward
+from raymdm.orchestrate.places import release
 from raymdm.orchestrate.preemption import notice, told
 from raymdm.storage import Storage, StorageError, fetched
 
@@ -34,6 +35,8 @@ Heard = Callable[[dict[str, Any]], None]
 ELASTIC_START_S = "10"
 """Seconds that a worker group of a range waits for its places before its size is chosen anew."""
 
+RELEASE_S = 5.0
+"""Seconds between two looks for places that a lost process of the run has left reserved."""
 PATIENCE_S = 2 * 3600
 """Seconds that workers wait for one of them that writes, or fetches, a checkpoint."""
 
@@ -208,7 +211,11 @@ def _backend(recipe: Recipe) -> str:
 
 def _reports(queue: Queue, ended: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Everything that is put into the queue until training has ended and the queue is empty."""
+    due = 0.0
     while True:
+        if time.monotonic() > due:  # again and again: Ray may hear late of what was lost
+            release()
+            due = time.monotonic() + RELEASE_S
         last = ended()
         try:
             while True:
