@@ -1,10 +1,11 @@
 """The fields of ray.io/v1 RayCluster and RayJob: names, types, required ones and choices; anything else is refused.
 
 Facts from KubeRay's ray-operator/apis/ray/v1/raycluster_types.go (as of August 2026, for 1.7) and rayjob_types.go
-(commit 0057210ed5a94e830c864af372577328c3542b44). Compared, field by field outside pod templates, with the OpenAPI
-schema that the API server applies: spec.jobTemplate of ray-operator/config/crd/bases/ray.io_raycronjobs.yaml (commit
-0074504f84f22d26df800ebcd2e0a3e1490e2aef, before 1.7, whose newer fields it lacks). Kubernetes' own types inside them,
-such as pod templates, are left open here: the tests give those to Kubernetes' own schemas.
+(commit 0057210ed5a94e830c864af372577328c3542b44). Compared, field by field, with the OpenAPI schema that the API server
+applies: spec.jobTemplate of ray-operator/config/crd/bases/ray.io_raycronjobs.yaml (commit
+0074504f84f22d26df800ebcd2e0a3e1490e2aef, before 1.7, whose newer fields it lacks), but for gcsFaultToleranceOptions,
+headGroupSpec, submitterConfig, submissionMode and runtimeEnvYAML. Kubernetes' own types inside them, such as pod
+templates, are left open here: the tests give those to Kubernetes' own schemas.
 """
 
 from typing import Any
